@@ -1,0 +1,90 @@
+"""What a model family is: a tokenizer and a model, found by the name of its folder.
+
+`sciar.families.<name>` exports five names: `Tokens TokenizerConfig Tokenizer ModelConfig Model`. A
+third party's family is a module of its own with the same five names; nothing is registered.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sciar.prompt import Prompt
+from sciar.structure import Structure
+
+
+class Tokenizer(ABC):
+    """Structure ↔ tokens. Final classes only; no torch module, no learned state."""
+
+    @abstractmethod
+    def encode(self, structure: Structure, prompt: Prompt) -> Any:
+        """Tokens of `structure` given `prompt`. Raises ValueError, saying why, if it cannot be held."""
+
+    @abstractmethod
+    def decode(self, tokens: Any) -> Structure:
+        """The structure of `tokens`; total: never raises, whatever the tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One finished sample.
+
+    Args:
+        index: which prompt it answers.
+        tokens: what `Tokenizer.decode` takes.
+        score: log-likelihood of the drawn part in nats (higher = the model finds it likelier); nan if not asked for.
+        calls: network evaluations spent on it (trunk steps + solver steps).
+    """
+
+    index: int
+    tokens: Any
+    score: float
+    calls: int
+
+
+class Model(nn.Module, ABC):
+    """A generative model over one family's tokens.
+
+    Training is `loss = model.loss(batch, generator)["loss"]; loss.backward()`; sampling is
+    `for draw in model.sample(prompts, keys): structure = tokenizer.decode(draw.tokens)`.
+    """
+
+    @abstractmethod
+    def loss(self, batch: Any, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """{"loss": scalar, part: scalar …}, all finite."""
+
+    @abstractmethod
+    def sample(
+        self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any
+    ) -> Iterator[Draw]:
+        """Draw one answer per prompt, yielded as they finish, in any order.
+
+        Draw i is a function of (prompts[i], keys[i], weights) alone, where a key is (seed, index): the same for
+        any batch size. The answer contains its prompt.
+        """
+
+
+def load_family(name: str) -> ModuleType:
+    """The module of a family: a folder of `sciar.families` or an importable module of your own.
+
+    Raises:
+        ValueError: no such family, or a module that lacks one of the five names.
+    """
+    target = name if "." in name else f"sciar.families.{name}"
+    try:
+        module = importlib.import_module(target)
+    except ModuleNotFoundError as error:
+        if error.name is None or not target.startswith(error.name):
+            raise
+        raise ValueError(f"family: expected octree, hybrid, blocks or an importable module, got {name!r}") from None
+    missing = [n for n in ("Tokens", "TokenizerConfig", "Tokenizer", "ModelConfig", "Model") if not hasattr(module, n)]
+    if missing:
+        raise ValueError(f"family {name!r}: expected the names Tokens TokenizerConfig Tokenizer ModelConfig Model, lacks {', '.join(missing)}")
+    return module

@@ -1,0 +1,42 @@
+"""What is given to a model, and what is asked of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sciar.structure import Structure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """Everything an answer must contain; an empty prompt asks for a structure de novo.
+
+    Args:
+        graph: a bonded molecule with explicit hydrogens and without positions: draw its coordinates (a conformer).
+        scaffold: SMILES of a fragment the molecule must contain; `*` marks where it may grow.
+        fixed: atoms with positions in Å that the answer must contain as they are.
+        properties: wanted values, the unit in the key: {"gap_eV": 5.0}.
+        composition: wanted number of atoms per element symbol.
+        n_atoms: (fewest, most) atoms.
+        space_group: international number 1..230.
+        pxrd: rows (2θ in degrees, intensity).
+    """
+
+    graph: Structure | None = None
+    scaffold: str | None = None
+    fixed: Structure | None = None
+    properties: Mapping[str, float] = field(default_factory=dict)
+    composition: Mapping[str, int] | None = None
+    n_atoms: tuple[int, int] | None = None
+    space_group: int | None = None
+    pxrd: object | None = None
+
+    @property
+    def task(self) -> str:
+        """"conformer", "crystal" or "molecule": what kind of answer this prompt asks for."""
+        if self.graph is not None:
+            return "conformer"
+        if self.composition is not None or self.space_group is not None or self.pxrd is not None:
+            return "crystal"
+        return "molecule"
