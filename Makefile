@@ -1,0 +1,47 @@
+# make setup   .venv with the versions of constraints.txt; does nothing when up to date
+# make demo    conformers of aspirin and (S)-ibuprofen and a few new molecules, in demo_out/
+# make test    lint, types, tests;   make slow   the tests that take minutes;   make wheel   dist/
+#
+# PYTHON=python3.12 make setup                          another interpreter (3.11 or newer)
+# PIP_EXTRA_INDEX_URL=<index of CPU wheels> make setup  torch without the CUDA libraries, where the default wheel brings them
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+OUT := demo_out
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test slow lint types wheel clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("make setup: expected Python >= 3.11, got %d.%d; run make setup PYTHON=python3.11" % sys.version_info[:2])'
+	@echo "setting up $(VENV) (a few minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: setup
+	@mkdir -p $(OUT)
+	@$(BIN)/python scripts/demo.py $(OUT)
+
+test: lint types
+	$(BIN)/pytest -m 'not slow'
+
+slow: setup
+	$(BIN)/pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-logo
+
+types: setup
+	$(BIN)/mypy
+
+wheel: setup
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

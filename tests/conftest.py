@@ -1,0 +1,12 @@
+"""One thread per test process, and shapes checked at run time where tensors flow (not in the boundary modules, which have their own errors)."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import torch
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(1)
+install_import_hook(["sciar.batch", "sciar.diffusion", "sciar.families", "sciar.nn"], "beartype.beartype")
