@@ -5,8 +5,8 @@ Atom order is kept everywhere. The libraries are imported inside the functions, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -131,6 +131,8 @@ def to_rdkit(structure: Structure, sanitize: bool = True) -> Chem.Mol:
         for a, i, j, b, kind in structure.double_bonds.tolist():
             _mark_double_bond(mol.GetBondBetweenAtoms(i, j), (a, i, j, b), kind)
     if sanitize:
+        if structure.double_bonds is not None:
+            Chem.SetDoubleBondNeighborDirections(mol)  # the next line keeps no cis/trans mark that lacks them
         Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     if structure.positions is not None:
         mol.AddConformer(_conformer(structure.positions), assignId=True)
@@ -240,7 +242,8 @@ def to_pymatgen(structure: Structure) -> pymatgen.core.Structure | pymatgen.core
     Raises:
         InputError: no positions, a vertex without element, or a flat cell.
     """
-    from pymatgen.core import Molecule, Structure as Crystal
+    from pymatgen.core import Molecule
+    from pymatgen.core import Structure as Crystal
 
     symbols, positions = _atoms_in_space(structure, "to_pymatgen")
     if structure.cell is None:
@@ -384,17 +387,14 @@ def _bond_row(bond: Chem.Bond, numbers: np.ndarray) -> tuple[int, int, int]:
     i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
     kind = str(bond.GetBondType())
     order = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3}.get(kind)
+    ends = f"{SYMBOLS[numbers[i]]}{i}-{SYMBOLS[numbers[j]]}{j}"
     if order is None:
-        raise InputError(f"from_rdkit: expected single, double or triple bonds, got a {kind.lower()} bond {_ends(i, j, numbers)}; not supported")
+        raise InputError(f"from_rdkit: expected single, double or triple bonds, got a {kind.lower()} bond {ends}; not supported")
     if not {int(numbers[i]), int(numbers[j])} <= COVALENT:
-        raise InputError(f"from_rdkit: expected bonds between non-metals, got a bond {_ends(i, j, numbers)}; metal complexes are not supported")
+        raise InputError(f"from_rdkit: expected bonds between non-metals, got a bond {ends}; metal complexes are not supported")
     if str(bond.GetStereo()).startswith("STEREOATROP"):
-        raise InputError(f"from_rdkit: expected tetrahedral or cis/trans marks, got an axis {_ends(i, j, numbers)}; remove its mark")
+        raise InputError(f"from_rdkit: expected tetrahedral or cis/trans marks, got an axis {ends}; remove its mark")
     return i, j, order
-
-
-def _ends(i: int, j: int, numbers: np.ndarray) -> str:
-    return f"{SYMBOLS[numbers[i]]}{i}-{SYMBOLS[numbers[j]]}{j}"
 
 
 def _tetrahedral_rows(atoms: Sequence[Chem.Atom]) -> np.ndarray | None:
@@ -427,7 +427,8 @@ def _mark_centre(atom: Chem.Atom, around: list[int]) -> None:
 
     present = _around(atom)
     if sorted(present) != sorted(around):
-        raise InputError(f"to_rdkit: expected the neighbours {sorted(present)} in the stereo mark of atom {atom.GetIdx()}, got {sorted(around)}; correct it")
+        where = f"stereo mark of atom {atom.GetIdx()}"
+        raise InputError(f"to_rdkit: expected the neighbours {sorted(present)} in the {where}, got {sorted(around)}; correct it")
     odd = parity(present) ^ parity(around)
     atom.SetChiralTag(ChiralType.CHI_TETRAHEDRAL_CW if odd else ChiralType.CHI_TETRAHEDRAL_CCW)
 
