@@ -449,7 +449,7 @@ def _double_bond_rows(mol: Chem.Mol) -> np.ndarray | None:
         first = [min(a.GetIdx() for a in end.GetNeighbors() if a.GetIdx() not in (i, j)) for end in ends]
         flips = (first[0] != marked[0]) + (first[1] != marked[1])
         rows.append((first[0], i, j, first[1], (kind + flips) % 2))
-    return np.array(rows, dtype=np.int64) if rows else None
+    return np.array(sorted(rows, key=lambda row: row[1:3]), dtype=np.int64) if rows else None
 
 
 def _mark_double_bond(bond: Chem.Bond | None, atoms: tuple[int, int, int, int], kind: int) -> None:

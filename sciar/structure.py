@@ -88,6 +88,10 @@ class Structure:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _restored, ({**fields, "info": dict(self.info)},)
+
     def __repr__(self) -> str:
         parts = [self.formula or "empty"]
         if self.cell is not None:
@@ -182,7 +186,14 @@ class Structure:
                 rows = value.copy()
                 rows[:, :width] = new_of_old[value[:, :width]]
                 changes[name] = rows[(rows[:, :width] > -2).all(axis=1)]
+        isotopes = self.info.get("isotopes")  # the one entry that goes with the atoms
+        if isinstance(isotopes, tuple) and len(isotopes) == self.n_atoms:
+            changes["info"] = {**self.info, "isotopes": tuple(isotopes[k] for k in atoms.tolist())}
         return self.replace(**changes)
+
+
+def _restored(fields: dict) -> Structure:
+    return Structure(**fields)
 
 
 def _frozen(value: object, dtype: type, name: str, shape: tuple[int, ...]) -> np.ndarray:
