@@ -23,9 +23,26 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
 
+define SHOW
+import sys
+from rdkit import Chem
+from sciar import view
+for path in sys.argv[1:]:
+    mols = [mol for mol in Chem.SDMolSupplier(path, removeHs=False) if mol is not None]
+    view.sheet(mols, path.replace(".sdf", ".png"))
+    for mol in mols:
+        Chem.AssignStereochemistryFrom3D(mol)
+    forms = ", ".join(sorted({mark for mol in mols for _, mark in Chem.FindMolChiralCenters(mol)})) if "ibuprofen" in path else ""
+    print(f"{path} and .png: {len(mols)} structures" + (f"; chirality read off the coordinates: {forms}" if forms else ""))
+endef
+export SHOW
+
 demo: setup
-	@mkdir -p $(OUT)
-	@$(BIN)/python scripts/demo.py $(OUT)
+	@rm -rf $(OUT) && mkdir $(OUT)
+	$(BIN)/sciar generate conformer 'CC(=O)Oc1ccccc1C(=O)O' -n 5 --seed 0 -o $(OUT)/aspirin.sdf
+	$(BIN)/sciar generate conformer 'CC(C)Cc1ccc(cc1)[C@H](C)C(=O)O' -n 5 --seed 0 -o $(OUT)/ibuprofen.sdf
+	@if [ -e sciar/weights/qm9-hybrid.safetensors ]; then set -x; $(BIN)/sciar generate molecule -n 8 --seed 0 -o $(OUT)/molecules.sdf; fi
+	@$(BIN)/python -c "$$SHOW" $(OUT)/*.sdf
 
 test: lint types
 	$(BIN)/pytest -m 'not slow'

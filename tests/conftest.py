@@ -1,4 +1,4 @@
-"""One thread per test process, and shapes checked at run time where tensors flow (not in the boundary modules, which have their own errors)."""
+"""One thread per test process; shapes are checked at run time where tensors flow (the boundary modules have errors of their own)."""
 
 import os
 
@@ -9,4 +9,4 @@ import torch
 from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
-install_import_hook(["sciar.batch", "sciar.diffusion", "sciar.families", "sciar.nn"], "beartype.beartype")
+install_import_hook(["sciar.batch", "sciar.diffusion", "sciar.families", "sciar.nn"], "shapes.check")
