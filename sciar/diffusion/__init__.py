@@ -1,0 +1,1 @@
+"""Diffusion processes that know no network and no chemistry."""

@@ -1,0 +1,346 @@
+"""Drawing: words first where no graph is given, then slot by slot with a cache, then the joint refiner.
+
+Rows of a batch are at different slots: a finished row is replaced by the next prompt. The noise of a draw
+comes from its key alone, so the batch it happens to sit in does not matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciar.batch import Batch, collate
+from sciar.errors import InputError
+from sciar.families.hybrid.model import gather, local_geometry
+from sciar.families.hybrid.tokens import BOS, EOS, PAD, PROPERTIES, THEORIES, Tokens, text_of, words_of
+from sciar.family import Draw
+from sciar.prompt import Prompt
+
+if TYPE_CHECKING:
+    from sciar.families.hybrid.model import Model
+
+LONGEST = 128
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """How to draw.
+
+    Args:
+        steps, hydrogen_steps: solver steps (network evaluations of the head) per heavy atom and per hydrogen.
+        solver: "2m", "heun" or "sde". temperature: scales the noise of the coordinates; below 1 is nearer to the mode.
+        word_temperature: of the words. guidance: of the property condition; 1 = none.
+        refine: evaluations of the joint refiner, 0 = none. refine_sigma: the error in Å it assumes at its start.
+        history: the disturbance of earlier atoms that the decoder is told to expect, Å.
+        theory: minimum of which level of theory.
+        score: also return the log-likelihood of the coordinates (costs about ten times the head).
+        precision: "bf16" or "32".
+    """
+
+    steps: int = 10
+    hydrogen_steps: int = 6
+    solver: str = "2m"
+    temperature: float = 1.0
+    word_temperature: float = 1.0
+    guidance: float = 1.5
+    refine: int = 4
+    refine_sigma: float = 0.1
+    history: float = 0.01
+    theory: str = "b3lyp"
+    score: bool = False
+    precision: str = "bf16"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.hydrogen_steps < 1 or self.refine < 0:
+            raise InputError(f"sample: expected steps ≥ 1 and refine ≥ 0, got {self.steps}, {self.hydrogen_steps}, {self.refine}")
+        if self.theory not in THEORIES:
+            raise InputError(f"sample: expected theory {' or '.join(THEORIES)}, got {self.theory!r}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    index: int
+    key: tuple[int, int]
+    tokens: Tokens
+    word_score: float
+    calls: int
+
+
+@torch.inference_mode()
+def sample(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: object) -> Iterator[Draw]:
+    """See `sciar.family.Model.sample`; `options` are the fields of `Options`."""
+    unknown = sorted(set(options) - {f.name for f in dataclasses.fields(Options)})
+    if unknown:
+        raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(f.name for f in dataclasses.fields(Options))}")
+    chosen = Options(**options)  # type: ignore[arg-type]
+    jobs: list[_Job] = []
+    encoded: dict[int, Tokens] = {}
+    theory = np.array([THEORIES.index(chosen.theory)])
+    worded = [i for i, prompt in enumerate(prompts) if prompt.graph is None]
+    for i, prompt in enumerate(prompts):
+        if prompt.graph is not None:
+            if id(prompt.graph) not in encoded:
+                encoded[id(prompt.graph)] = dataclasses.replace(model.tokenizer.encode(prompt.graph, prompt), theory=theory)
+            jobs.append(_Job(i, keys[i], encoded[id(prompt.graph)], 0.0, 0))
+    for first in range(0, len(worded), batch_size):
+        rows = worded[first : first + batch_size]
+        for i, (text, score, calls) in zip(rows, draw_words(model, [prompts[i] for i in rows], [keys[i] for i in rows], chosen), strict=True):
+            tokens = _graph_of(model, text)
+            if tokens.graph is None:
+                yield Draw(i, tokens, score, calls)
+            else:
+                jobs.append(_Job(i, keys[i], dataclasses.replace(tokens, theory=theory), score, calls))
+    if jobs:
+        jobs.sort(key=lambda job: -len(job.tokens.order))
+        yield from _Rows(model, jobs, batch_size, chosen).run()
+
+
+def _graph_of(model: Model, text: str) -> Tokens:
+    """Tokens of the molecule a text spells, or tokens without a graph."""
+    from sciar.convert import from_smiles
+
+    try:
+        return model.tokenizer.encode(from_smiles(text))
+    except InputError:
+        empty = {"features": (0, 8), "refs": (0, 5), "side": (0, 4), "twist": (0, 4), "positions": (0, 3), "bonds": (0, 3)}
+        arrays = {name: np.zeros(shape, dtype=np.int64) for name, shape in empty.items()}
+        flat = np.zeros(0, dtype=np.int64)
+        try:
+            words = words_of(text)
+        except InputError:
+            words = np.array([BOS, EOS])
+        return Tokens(words=words, order=flat, anchor=flat, theory=np.zeros(1, int), properties=np.full((1, len(PROPERTIES)), np.nan), **arrays)
+
+
+def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], options: Options) -> list[tuple[str, float, int]]:
+    """(text, log-likelihood, network calls) of each prompt; a scaffold is a given prefix."""
+    if not model.config.words_layers:
+        raise InputError("hybrid: these weights draw conformers only; pass smiles=… or take weights with words (model='qm9-hybrid')")
+    device = next(model.parameters()).device
+    b = len(prompts)
+    wanted = np.full((b, len(PROPERTIES)), np.nan, dtype=np.float32)
+    for row, prompt in zip(wanted, prompts, strict=True):
+        for name, value in prompt.properties.items():
+            row[PROPERTIES.index(name)] = value
+    guided = bool(np.isfinite(wanted).any()) and options.guidance != 1
+    properties = model.standardised(torch.from_numpy(wanted).to(device))
+    if guided:
+        properties = torch.cat([properties, torch.full_like(properties, float("nan"))])
+    given = [scaffold_words(p.scaffold, k) if p.scaffold else np.array([BOS]) for p, k in zip(prompts, keys, strict=True)]
+    uniform = np.stack([np.random.default_rng([*k, 1]).random(LONGEST) for k in keys])
+    words = torch.full((b, LONGEST), PAD, device=device)
+    words[:, 0] = BOS
+    caches = [_Cache(len(properties), model.config.heads, LONGEST, model.config.width // model.config.heads, device) for _ in model.words.blocks]
+    score = torch.zeros(b, dtype=torch.float64, device=device)
+    ended = torch.zeros(b, dtype=torch.bool, device=device)
+    calls = np.zeros(b, dtype=int)
+    for t in range(LONGEST - 1):
+        token = words[:, t : t + 1].repeat(2 if guided else 1, 1)
+        for cache in caches:
+            cache.at = torch.full((len(properties),), t, device=device)
+        logits = model.words(token, properties, [cache.pair(t + 1) for cache in caches], first=t)[:, 0]
+        if guided:
+            conditional, free = logits.chunk(2)
+            logits = free + options.guidance * (conditional - free)
+        logits[:, [PAD, BOS]] = -torch.inf
+        likely = (logits / options.word_temperature).log_softmax(-1).double()
+        point = torch.from_numpy(uniform[:, t : t + 1]).to(device)
+        chosen = (likely.exp().cumsum(-1) < point).sum(-1).clamp(max=likely.shape[-1] - 1)
+        forced = torch.tensor([int(g[t + 1]) if t + 1 < len(g) else -1 for g in given], device=device)
+        chosen = torch.where(forced >= 0, forced, chosen)
+        chosen = torch.where(ended, PAD, chosen)
+        score += torch.where(ended | (forced >= 0), 0.0, likely.gather(1, chosen[:, None])[:, 0])
+        calls += (~ended).cpu().numpy()
+        words[:, t + 1] = chosen
+        ended |= chosen == EOS
+        if bool(ended.all()):
+            break
+    return [(text_of(w), s, int(n)) for w, s, n in zip(words.cpu().numpy(), score.tolist(), calls, strict=True)]
+
+
+def scaffold_words(scaffold: str, key: tuple[int, int]) -> np.ndarray:
+    """Word ids of a fragment written so that the atom at `*` (or, without one, some atom with a hydrogen) comes last.
+
+    Raises:
+        InputError: not a SMILES, more than one `*`, or no atom that could grow.
+    """
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(scaffold)
+    if mol is None or not mol.GetNumAtoms():
+        raise InputError(f"scaffold: expected a SMILES with at most one *, got {scaffold!r}")
+    stars = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() == 0]
+    rng = np.random.default_rng([*key, 2])
+    if len(stars) > 1:
+        raise InputError(f"scaffold: expected at most one *, got {len(stars)}; grow one place at a time")
+    if not stars:
+        open_atoms = [a.GetIdx() for a in mol.GetAtoms() if a.GetTotalNumHs()]
+        if not open_atoms:
+            raise InputError(f"scaffold: expected an atom with a hydrogen to grow from, got none in {scaffold!r}")
+        edited = Chem.RWMol(mol)
+        star = edited.AddAtom(Chem.Atom(0))
+        edited.AddBond(int(rng.choice(open_atoms)), star, Chem.BondType.SINGLE)
+        mol = edited.GetMol()
+        Chem.SanitizeMol(mol)
+    Chem.Kekulize(mol, clearAromaticFlags=True)
+    for _ in range(500):
+        atoms = rng.permutation(mol.GetNumAtoms()).tolist()
+        text = Chem.MolToSmiles(Chem.RenumberAtoms(mol, atoms), canonical=False, kekuleSmiles=True)
+        if text.endswith("*"):
+            return words_of(text[:-1])[:-1]
+    raise InputError(f"scaffold: expected a fragment that can be written with * last, got {scaffold!r}")
+
+
+class _Cache:
+    """Keys and values of one block (b, h, n, d); row r writes its new token at `at[r]`."""
+
+    def __init__(self, rows: int, heads: int, longest: int, width: int, device: torch.device) -> None:
+        self.keys = torch.zeros(rows, heads, longest, width, device=device)
+        self.values = torch.zeros_like(self.keys)
+        self.at = torch.zeros(rows, dtype=torch.long, device=device)
+        self.rows = torch.arange(rows, device=device)
+
+    def pair(self, width: int):  # noqa: ANN201 - two functions (new) -> all up to width
+        def write(store: Tensor, new: Tensor) -> Tensor:
+            store[self.rows, :, self.at] = new[:, :, 0].to(store.dtype)
+            return store[:, :, :width].to(new.dtype)
+
+        return (lambda key: write(self.keys, key)), (lambda value: write(self.values, value))
+
+
+class _Rows:
+    """A batch whose rows are at different slots of different molecules."""
+
+    def __init__(self, model: Model, jobs: list[_Job], rows: int, options: Options) -> None:
+        self.model, self.options = model, options
+        self.device = next(model.parameters()).device
+        self.jobs = jobs
+        self.rows = min(rows, len(jobs))
+        c, n, b = model.config, len(jobs[0].tokens.order), self.rows
+        self.width = n
+        self.caches = [_Cache(b, c.heads, n, c.width // c.heads, self.device) for _ in model.decoder]
+        zeros = lambda *shape, dtype=torch.float32: torch.zeros(b, *shape, dtype=dtype, device=self.device)  # noqa: E731
+        self.state, self.codes = zeros(n, c.width), zeros(n, n, dtype=torch.long)
+        self.positions, self.noise = zeros(n, 3), zeros(n, 3)
+        self.fields = {"anchor": zeros(n, dtype=torch.long), "refs": zeros(n, 5, dtype=torch.long), "side": zeros(n, 4, dtype=torch.long),
+                       "twist": zeros(n, 4, dtype=torch.long)}
+        self.heavy = zeros(n, dtype=torch.bool)
+        self.length, self.at = zeros(dtype=torch.long), zeros(dtype=torch.long)
+        self.score = zeros(dtype=torch.float64)
+        self.job: list[_Job | None] = [None] * b
+        self.calls = np.zeros(b, dtype=int)
+
+    def run(self) -> Iterator[Draw]:
+        waiting = iter(self.jobs)
+        self._fill(waiting, list(range(self.rows)))
+        while any(job is not None for job in self.job):
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+                self._step()
+            at, length = self.at.tolist(), self.length.tolist()
+            ready = [r for r, job in enumerate(self.job) if job is not None and at[r] >= length[r]]
+            running = sum(job is not None for job in self.job) - len(ready)
+            # encoding and refining a few rows at a time costs more than letting them wait for each other
+            if ready and (running == 0 or len(ready) >= max(1, self.rows // 4)):
+                yield from self._finish(ready)
+                self._fill(waiting, ready)
+
+    def _fill(self, waiting: Iterator[_Job], rows: list[int]) -> None:
+        new = [(r, job) for r, job in zip(rows, waiting, strict=False)]
+        if not new:
+            return
+        where = torch.tensor([r for r, _ in new], device=self.device)
+        batch: Batch = collate(Tokens, [job.tokens for _, job in new], multiple=1).to(self.device)
+        n = batch["anchor"].shape[1]
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+            state, codes = self.model.encode(batch)
+        self.state[where, :n], self.codes[where, :n, :n] = state.float(), codes
+        for name, store in self.fields.items():
+            store[where, :n] = batch[name]
+        self.heavy[where] = False
+        self.heavy[where, :n] = batch["features"][..., 0] != self.model.tokenizer.element_code.get(1, -1)
+        self.length[where] = batch.masks["atoms"].sum(1)
+        self.at[where], self.score[where], self.positions[where] = 0, 0.0, 0.0
+        for r, job in new:
+            noise = np.random.default_rng([*job.key, 0]).standard_normal((len(job.tokens.order), 3), dtype=np.float32)
+            self.noise[r, : len(noise)] = torch.from_numpy(noise).to(self.device)
+            self.job[r], self.calls[r] = job, job.calls
+
+    def _step(self) -> None:
+        """Place one atom in every row."""
+        model, options = self.model, self.options
+        at = torch.minimum(self.at, self.length - 1).clamp(min=0)
+        w = int(at.max()) + 1
+        rows = torch.arange(self.rows, device=self.device)
+        anchor, refs, side, twist = (self.fields[name][rows, at][:, None] for name in ("anchor", "refs", "side", "twist"))
+        codes = self.codes[rows, at, :w][:, None]
+        positions = self.positions[:, :w]
+        geometry = local_geometry(positions, anchor, refs, side, twist, codes, model.config.frame)
+        slot = torch.arange(w, device=self.device)
+        pair, bias = model.pairs(geometry, codes, (slot <= at[:, None])[:, None], (slot == at[:, None])[:, None])
+        level = torch.full((self.rows,), float(np.log(options.history)), device=self.device)
+        previous = self.positions[rows, (at - 1).clamp(min=0)][:, None]
+        h = model.slots(self.state[rows, at][:, None], gather(self.state, anchor), geometry, level, previous)
+        heads = model.config.heads
+        for i, (block, cache) in enumerate(zip(model.decoder, self.caches, strict=True)):
+            cache.at = at
+            h, _ = block(h, bias[:, i * heads : (i + 1) * heads], pair, cache.pair(w))
+        z = model.decoder_norm(h)[:, 0]
+        drawn = anchor[:, 0] >= 0
+        local, heavy = torch.zeros_like(positions[:, 0]), self.heavy[rows, at]
+        for which, steps in ((heavy, options.steps), (~heavy, options.hydrogen_steps)):  # a row's steps must not depend on the others
+            some = (which & (self.at < self.length)).nonzero()[:, 0]
+            if len(some):
+                noise = self._fresh(some, at) if options.solver == "sde" else None
+                local[some] = model.head.sample(z[some], self.noise[some, at[some]], steps, options.solver, options.temperature, noise)
+        if options.score:
+            self.score += torch.where(drawn & (self.at < self.length), model.head.log_likelihood(z, local), 0.0).double()
+        origin = geometry.origin[:, 0] if model.config.target == "residual" else 0.0
+        placed = origin + torch.einsum("bij,bi->bj", geometry.axes[:, 0], local)
+        active = self.at < self.length
+        self.positions[rows[active], at[active]] = torch.where(drawn[:, None], placed, 0.0)[active]
+        spent = torch.where(heavy, options.steps, options.hydrogen_steps) + 1
+        self.calls += torch.where(active, spent, 0).cpu().numpy()
+        self.at += active
+
+    def _fresh(self, some: Tensor, at: Tensor):  # noqa: ANN202 - step -> noise
+        """Noise of the stochastic solver: a function of (key, slot, step)."""
+
+        def noise(step: int) -> Tensor:
+            pairs = [(self.job[r], int(at[r])) for r in some.tolist()]
+            made = [np.random.default_rng([*job.key, 3, a, step]).standard_normal(3) for job, a in pairs if job]
+            return torch.from_numpy(np.array(made, dtype=np.float32)).to(self.device)
+
+        return noise
+
+    def _finish(self, ready: list[int]) -> Iterator[Draw]:
+        where = torch.tensor(ready, device=self.device)
+        n = int(self.length[where].max())
+        x = self.positions[where, :n]
+        mask = torch.arange(n, device=self.device) < self.length[where, None]
+        if self.options.refine and self.model.config.refiner_layers:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+                x = self._refined(x, self.state[where, :n], self.codes[where, :n, :n], mask)
+        positions, scores = x.float().cpu().numpy(), self.score.tolist()
+        for r, xyz in zip(ready, positions, strict=True):
+            job = self.job[r]
+            assert job is not None
+            self.job[r] = None
+            tokens = dataclasses.replace(job.tokens, positions=xyz[: len(job.tokens.order)])
+            score = job.word_score + scores[r] if self.options.score or job.word_score else float("nan")
+            yield Draw(job.index, tokens, score, int(self.calls[r]) + self.options.refine)
+
+    def _refined(self, x: Tensor, state: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
+        """Deterministic denoising from refine_sigma to 0 (Euler in σ; the last step returns the estimate)."""
+        sigmas = np.geomspace(self.options.refine_sigma, 0.02, self.options.refine) if self.options.refine > 1 else [self.options.refine_sigma]
+        for i, sigma in enumerate(sigmas):
+            level = torch.full((len(x),), float(sigma), device=x.device)
+            clean = self.model.refiner(x, level, state, codes, mask).float()
+            ratio = 0.0 if i + 1 == len(sigmas) else float(sigmas[i + 1] / sigma)
+            x = clean + ratio * (x - clean)
+        return x

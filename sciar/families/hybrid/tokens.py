@@ -1,0 +1,338 @@
+"""Molecules as words (SMILES characters) followed by one coordinate slot per atom.
+
+A slot places one atom relative to atoms that stand before it: its *anchor* (a bonded atom), a second
+reference b behind the anchor, and a third reference c that fixes the torsion. Those three span a local
+frame, so what the network sees and draws does not depend on how the molecule lies in space, and a
+stereo mark becomes one sign: on which side of the plane (b, anchor, c) the atom goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from sciar.batch import token_field
+from sciar.errors import InputError
+from sciar.family import Tokenizer as AbstractTokenizer
+from sciar.prompt import Prompt
+from sciar.structure import CIS, NONE, NUMBERS, SYMBOLS, Structure
+
+PAD, BOS, EOS = 0, 1, 2
+_CHARACTERS = (
+    "C N O F P S H B I c n o s p Cl Br Si Se As se as ( ) [ ] = # - + . / \\ @ @@ : % 0 1 2 3 4 5 6 7 8 9 *".split()
+)
+VOCABULARY: tuple[str, ...] = ("<pad>", "<bos>", "<eos>", *_CHARACTERS)
+_WORD = re.compile("|".join(re.escape(c) for c in sorted(_CHARACTERS, key=len, reverse=True)))
+_ID = {c: i for i, c in enumerate(VOCABULARY)}
+
+N_REFERENCES = 4  # candidates for the third reference: the next one is taken when three atoms are in line
+THEORIES = ("mmff94s", "b3lyp")
+# single double triple aromatic conjugated-single; 0 = the atom itself. Larger codes are distances, see model.edges
+BOND_TYPES = 5
+FEATURES = ("element", "charge", "degree", "hydrogens", "hybridisation", "ring", "conjugation", "marked")
+FEATURE_SIZES = (16, 8, 8, 6, 4, 12, 3, 2)
+PROPERTIES = ("mu_D", "alpha_bohr3", "homo_eV", "lumo_eV", "gap_eV", "Cv_cal_molK")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerConfig:
+    """What the tokenizer can hold.
+
+    Args:
+        elements: symbols, at most 15; hydrogens are atoms like all others.
+        max_heavy: most heavy atoms of one molecule.
+    """
+
+    elements: tuple[str, ...] = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I", "B", "Si")
+    max_heavy: int = 50
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "elements", tuple(self.elements))
+        unknown = [e for e in self.elements if e not in NUMBERS]
+        if unknown or len(self.elements) > 15:
+            raise InputError(f"TokenizerConfig.elements: expected at most 15 element symbols, got {', '.join(map(str, self.elements))}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """One molecule. Atom arrays are in slot order; `graph` stays with the record and is what decode fills.
+
+    Args:
+        words: ids of the SMILES characters, <bos> first, <eos> last.
+        features: rows of `FEATURES` codes.
+        order: which atom of `graph` the slot places.
+        anchor: slot of a bonded atom that stands before, -1 for the first.
+        refs: rows (b, c₁ … c₄): reference slots, -1 = none.
+        side: for each c: sign of the side of the plane (b, anchor, c) a stereo centre demands, 0 = free.
+        twist: for each c: +1 cis, -1 trans about the double bond anchor=b, 0 = free.
+        bonds: rows (slot, slot, type) with type 1..BOND_TYPES.
+        positions: coordinates in Å, first slot at the origin; zeros where they are to be drawn.
+        theory: index into THEORIES: at what level of theory the geometry is a minimum.
+        properties: rows of `PROPERTIES`, nan = not known.
+    """
+
+    words: Int[np.ndarray, "w"] = token_field("words", "int16")
+    features: Int[np.ndarray, "n 8"] = token_field("atoms", "uint8")
+    order: Int[np.ndarray, "n"] = token_field("atoms", "int16")
+    anchor: Int[np.ndarray, "n"] = token_field("atoms", "int16", -1)
+    refs: Int[np.ndarray, "n 5"] = token_field("atoms", "int16", -1)
+    side: Int[np.ndarray, "n 4"] = token_field("atoms", "int8")
+    twist: Int[np.ndarray, "n 4"] = token_field("atoms", "int8")
+    positions: Float[np.ndarray, "n 3"] = token_field("atoms", "float32")
+    bonds: Int[np.ndarray, "m 3"] = token_field("bonds", "int16")
+    theory: Int[np.ndarray, "1"] = token_field("record", "uint8")
+    properties: Float[np.ndarray, "1 p"] = token_field("record", "float32", np.nan)
+    graph: Structure | None = None
+
+
+class Tokenizer(AbstractTokenizer):
+    """Molecule ↔ words and coordinate slots. Exact: decode(encode(s)) has the coordinates of s to float32."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        self.config = config
+        self.element_code = {NUMBERS[e]: i for i, e in enumerate(config.elements)}
+
+    def check(self, graph: Structure) -> None:
+        """Refuse what the family cannot hold.
+
+        Raises:
+            InputError: no bonds, several fragments, an element outside the configuration, too many heavy atoms.
+        """
+        if graph.bonds is None:
+            raise InputError("hybrid: expected a molecule with bonds, got none; perceive them first (sciar.bonds.perceive_bonds)")
+        if graph.hydrogens is not None and graph.hydrogens.any():
+            raise InputError("hybrid: expected explicit hydrogens, got implicit ones; add them (Chem.AddHs)")
+        unknown = sorted({SYMBOLS[z] for z in graph.numbers.tolist() if z not in self.element_code})
+        if unknown:
+            raise InputError(f"hybrid: expected elements {' '.join(self.config.elements)}, got {' '.join(unknown)}; no bundled model covers them")
+        heavy = int((graph.numbers > 1).sum())
+        if heavy > self.config.max_heavy:
+            raise InputError(f"hybrid: expected at most {self.config.max_heavy} heavy atoms, got {heavy}; split the molecule")
+        if graph.n_atoms == 0:
+            raise InputError("hybrid: expected at least one atom, got an empty molecule")
+        if graph.fragments().max() > 0:
+            raise InputError("hybrid: expected one connected molecule, got several fragments; generate each part (salts: drop the counter-ion)")
+
+    def encode(self, structure: Structure, prompt: Prompt | None = None, fixed: Iterable[int] = ()) -> Tokens:
+        """Tokens of a bonded molecule; coordinates are zeros when it has none.
+
+        Args:
+            structure: molecule with bonds and explicit hydrogens.
+            prompt: not used: what is given is part of the structure.
+            fixed: atoms that are placed first because their positions are given; connected among themselves.
+
+        Raises:
+            InputError: see `check`.
+        """
+        self.check(structure)
+        layout = _Layout(structure, self.element_code, tuple(fixed))
+        positions = np.zeros((structure.n_atoms, 3))
+        if structure.positions is not None:
+            positions = canonical_frame(structure.positions[layout.order])
+        info = structure.info
+        values = [[float(info.get(name, np.nan)) for name in PROPERTIES]]  # type: ignore[arg-type]
+        theory = str(info.get("theory", "mmff94s" if any(key.startswith("energy_") for key in info) else "b3lyp"))
+        return Tokens(
+            words=words_of(layout.smiles),
+            features=layout.features, order=layout.order, anchor=layout.anchor, refs=layout.refs, side=layout.side, twist=layout.twist,
+            positions=positions, bonds=layout.bonds, theory=np.array([THEORIES.index(theory)]), properties=np.array(values), graph=structure,
+        )
+
+    def decode(self, tokens: Tokens) -> Structure:
+        """The molecule with the drawn coordinates in the atom order of its graph; total."""
+        if tokens.graph is None:
+            text = text_of(tokens.words)
+            return Structure(numbers=np.zeros(0, dtype=int), info={"failure": f"unparsable words: {text}", "words": text})
+        positions = np.zeros((tokens.graph.n_atoms, 3))
+        positions[tokens.order] = tokens.positions
+        if not np.isfinite(positions).all():
+            return tokens.graph.replace(positions=None).with_info(failure="no coordinates: the sampler diverged")
+        return tokens.graph.replace(positions=positions)
+
+
+def words_of(smiles: str) -> Int[np.ndarray, "w"]:
+    """Word ids of a SMILES, <bos> and <eos> included.
+
+    Raises:
+        InputError: a character outside the vocabulary.
+
+    >>> text_of(words_of("C[C@H](N)Cl"))
+    'C[C@H](N)Cl'
+    """
+    pieces = _WORD.findall(smiles)
+    if "".join(pieces) != smiles:
+        raise InputError(f"words: expected SMILES characters of the vocabulary, got {smiles!r}")
+    return np.array([BOS, *(_ID[p] for p in pieces), EOS], dtype=np.int64)
+
+
+def text_of(words: Iterable[int]) -> str:
+    """The text of word ids; special ids are left out; total."""
+    return "".join(VOCABULARY[w] for w in map(int, words) if EOS < w < len(VOCABULARY))
+
+
+def canonical_frame(positions: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """Rotate so that atom 0 is the origin, atom 1 on +x, and the first atom off that line in the xy half-plane y > 0."""
+    moved = positions - positions[0]
+    if len(moved) < 2:
+        return moved
+    x = moved[1] / max(float(np.linalg.norm(moved[1])), 1e-9)
+    off = moved - np.outer(moved @ x, x)
+    distance = np.linalg.norm(off, axis=1)
+    bent = np.flatnonzero(distance > 0.1)
+    y = off[bent[0]] / distance[bent[0]] if len(bent) else _perpendicular(x)
+    return moved @ np.stack([x, y, np.cross(x, y)]).T
+
+
+def _perpendicular(x: np.ndarray) -> np.ndarray:
+    other = np.eye(3)[np.argmin(np.abs(x))]
+    y = other - (other @ x) * x
+    return y / np.linalg.norm(y)
+
+
+class _Layout:
+    """Slot order, references, stereo signs and feature codes of one molecular graph."""
+
+    def __init__(self, graph: Structure, element_code: dict[int, int], fixed: tuple[int, ...]) -> None:
+        from sciar.convert import to_rdkit
+
+        n = graph.n_atoms
+        mol = to_rdkit(graph.replace(positions=None, info={}))
+        self.numbers = graph.numbers.tolist()
+        self.neighbours: list[list[int]] = [[] for _ in range(n)]
+        for i, j in graph.bonds[:, :2].tolist():  # type: ignore[index]
+            self.neighbours[i].append(j)
+            self.neighbours[j].append(i)
+        self.smiles = _kekule_smiles(mol)
+        self.rank = _ranks(mol)
+        ring_info = mol.GetRingInfo()
+        self.ring = [ring_info.MinAtomRingSize(i) for i in range(n)]
+        order, anchor = self._traverse(fixed)
+        slot = np.empty(n, dtype=np.int64)
+        slot[order] = np.arange(n)
+        self.slot = slot.tolist()
+        self.order = np.array(order)
+        self.anchor = np.array([-1 if a < 0 else self.slot[a] for a in anchor])
+        marks = {int(row[0]): row[1:].tolist() for row in graph.tetrahedral} if graph.tetrahedral is not None else {}
+        doubles = {}
+        if graph.double_bonds is not None:
+            for a, i, j, b, kind in graph.double_bonds.tolist():
+                sign = 1 if kind == CIS else -1
+                doubles[i, j], doubles[j, i] = (a, b, sign), (b, a, sign)
+        self.refs = np.full((n, 1 + N_REFERENCES), -1)
+        self.side = np.zeros((n, N_REFERENCES), dtype=np.int64)
+        self.twist = np.zeros((n, N_REFERENCES), dtype=np.int64)
+        for k in range(1, n):
+            self._reference(k, order, anchor, marks, doubles)
+        self.bonds = np.array(
+            [(self.slot[b.GetBeginAtomIdx()], self.slot[b.GetEndAtomIdx()], _bond_type(b)) for b in mol.GetBonds()], dtype=np.int64
+        ).reshape(-1, 3)
+        codes = [
+            (
+                element_code[z], min(max(atom.GetFormalCharge() + 3, 0), 7), min(len(near), 7),
+                min(sum(self.numbers[j] == 1 for j in near), 5), {2: 2, 3: 1}.get(int(atom.GetHybridization()), 0),
+                min(self.ring[i], 11), 2 if atom.GetIsAromatic() else int(any(b.GetIsConjugated() for b in atom.GetBonds())), int(i in marks),
+            )
+            for i, (z, near, atom) in enumerate(zip(self.numbers, self.neighbours, mol.GetAtoms(), strict=True))
+        ]
+        self.features = np.array(codes)[self.order]
+
+    def _traverse(self, fixed: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        """Breadth first over heavy atoms from the middle of the molecule, ring atoms first; hydrogens last."""
+        heavy = [i for i, z in enumerate(self.numbers) if z > 1]
+        nodes = heavy or [0]
+        first = set(fixed)
+        if fixed:
+            root = min(first, key=lambda i: (self.numbers[i] == 1, self.rank[i]))
+        else:
+            root = min(nodes, key=lambda i: (self._eccentricity(i), self.ring[i] == 0, self.rank[i]))
+        order, anchor, seen = [root], [-1], {root}
+
+        def visit(allowed: set[int]) -> None:
+            head = 0
+            while head < len(order):
+                here = order[head]
+                near = [j for j in self.neighbours[here] if j not in seen and j in allowed]
+                for j in sorted(near, key=lambda j: (self.ring[j] == 0, self.rank[j])):
+                    seen.add(j)
+                    order.append(j)
+                    anchor.append(here)
+                head += 1
+
+        visit(first)
+        visit(set(heavy))
+        visit(set(range(len(self.numbers))))
+        return order, anchor
+
+    def _eccentricity(self, root: int) -> int:
+        seen, frontier, depth = {root}, [root], 0
+        while frontier:
+            frontier = [j for i in frontier for j in self.neighbours[i] if j not in seen and self.numbers[j] > 1]
+            frontier = list(dict.fromkeys(frontier))
+            seen.update(frontier)
+            depth += 1
+        return depth
+
+    def _reference(self, k: int, order: list[int], anchor: list[int], marks: dict, doubles: dict) -> None:
+        atom, a = order[k], anchor[k]
+        placed = [j for j in self.neighbours[a] if self.slot[j] < k]
+        if not placed:
+            return
+        behind = anchor[self.slot[a]]
+        b = behind if behind >= 0 else min(placed, key=lambda j: self.slot[j])
+        siblings = sorted((j for j in placed if j != b), key=lambda j: self.slot[j])
+        second = sorted((j for j in self.neighbours[b] if j != a and self.slot[j] < k), key=lambda j: (self.numbers[j] == 1, self.slot[j]))
+        candidates = (siblings + second)[:N_REFERENCES]
+        frontier, seen = second, {a, b, atom, *siblings, *second}
+        while frontier and len(candidates) < N_REFERENCES:
+            frontier = [j for i in frontier for j in self.neighbours[i] if self.slot[j] < k and j not in seen]
+            frontier = sorted(dict.fromkeys(frontier), key=lambda j: self.slot[j])
+            seen.update(frontier)
+            candidates = (candidates + frontier)[:N_REFERENCES]
+        self.refs[k, 0] = self.slot[b]
+        for c, j in enumerate(candidates):
+            self.refs[k, 1 + c] = self.slot[j]
+            if j in siblings and a in marks:
+                rest = [x for x in marks[a] if x not in (b, j, atom)]
+                if len(rest) == 1:
+                    self.side[k, c] = _parity([rest[0], b, j, atom], marks[a])
+            elif j in second and (a, b) in doubles:
+                x, y, sign = doubles[a, b]
+                self.twist[k, c] = sign * (1 if atom == x else -1) * (1 if j == y else -1)
+
+
+def _ranks(mol: object) -> list[int]:
+    from rdkit import Chem
+
+    return list(Chem.CanonicalRankAtoms(mol, breakTies=True, includeChirality=True))
+
+
+def _kekule_smiles(mol: object) -> str:
+    """Canonical isomeric SMILES of the heavy atoms without aromatic atoms: every prefix of bonds means what it says."""
+    from rdkit import Chem
+
+    bare = Chem.RemoveHs(mol)
+    Chem.Kekulize(bare, clearAromaticFlags=True)
+    return Chem.MolToSmiles(bare, kekuleSmiles=True)
+
+
+def _bond_type(bond: object) -> int:
+    if bond.GetIsAromatic():  # type: ignore[attr-defined]
+        return 4
+    order = int(bond.GetBondTypeAsDouble())  # type: ignore[attr-defined]
+    return 5 if order == 1 and bond.GetIsConjugated() else order  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=None)
+def _sign(permutation: tuple[int, ...]) -> int:
+    return (-1) ** sum(permutation[i] > permutation[j] for i in range(len(permutation)) for j in range(i + 1, len(permutation)))
+
+
+def _parity(atoms: list[int], mark: list[int]) -> int:
+    """+1 if `atoms` is an even permutation of `mark`, -1 if odd."""
+    assert NONE == -1
+    return _sign(tuple(mark.index(x) for x in atoms))

@@ -1,0 +1,75 @@
+"""Pre-norm transformer blocks whose attention takes a bias and values from pairs."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention with an additive bias per head and, optionally, values that belong to pairs.
+
+    out_i = Σ_j softmax_j(q_i·k_j/√d + bias_ij) (v_j ⊕ pair_ij): the pair part is how a token reads where
+    another atom lies (as in AlphaFold's invariant point attention, with explicit pair features).
+    """
+
+    def __init__(self, width: int, heads: int, pair: int = 0) -> None:
+        super().__init__()
+        self.heads, self.pair = heads, pair
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width + heads * pair, width, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b q d"],
+        bias: Float[Tensor, "b h q k"] | None,
+        pair: Float[Tensor, "b q k p"] | None = None,
+        cache: tuple[Tensor, Tensor] | None = None,
+        causal: bool = False,
+    ) -> tuple[Float[Tensor, "b q d"], tuple[Tensor, Tensor]]:
+        """Returns the output and (keys, values) (b, h, k, d/h); `cache` supplies them when q is one new token."""
+        b, q, d = x.shape
+        query, key, value = self.qkv(x).view(b, q, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        if cache is not None:
+            key, value = cache[0](key), cache[1](value)
+        if pair is None:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=None if bias is None else bias.to(query.dtype), is_causal=causal)
+            return self.out(mixed.transpose(1, 2).reshape(b, q, d)), (key, value)
+        logits = query @ key.transpose(-1, -2) * (d // self.heads) ** -0.5
+        weights = (logits.float() + bias.float()).softmax(-1).to(value.dtype)
+        own = (weights @ value).transpose(1, 2).reshape(b, q, d)
+        seen = (weights.transpose(1, 2) @ pair.to(value.dtype)).reshape(b, q, self.heads * self.pair)
+        return self.out(torch.cat([own, seen], -1)), (key, value)
+
+
+class Block(nn.Module):
+    """x += attention(norm x); x += SwiGLU(norm x)."""
+
+    def __init__(self, width: int, heads: int, pair: int = 0, expansion: float = 8 / 3) -> None:
+        super().__init__()
+        hidden = int(-(-width * expansion // 32) * 32)
+        self.norm_attention, self.norm_feed = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
+        self.attention = Attention(width, heads, pair)
+        self.feed_in, self.feed_out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor | None, pair: Tensor | None = None, cache=None, causal: bool = False) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        mixed, keys = self.attention(self.norm_attention(x), bias, pair, cache, causal)
+        x = x + mixed
+        gate, up = self.feed_in(self.norm_feed(x)).chunk(2, -1)
+        return x + self.feed_out(F.silu(gate) * up), keys
+
+
+def initialise(module: nn.Module, layers: int) -> None:
+    """Linear and embedding weights N(0, 0.02²)-like at width 512; residual outputs shrunk by √(2 layers)."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            std = part.in_features**-0.5
+            if name.endswith((".out", ".feed_out")):
+                std /= (2 * layers) ** 0.5
+            nn.init.normal_(part.weight, std=std)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding):
+            nn.init.normal_(part.weight, std=0.5)

@@ -1,0 +1,231 @@
+"""Training: one Lightning module for every family, exact resume, averaged weights, one file at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
+
+from sciar import __version__
+from sciar.batch import Batch, TokenArrays
+from sciar.config import Config, fill, to_dict
+from sciar.errors import DataError, InputError
+from sciar.family import Model, load_family
+from sciar.loader import Batches, plan
+
+
+class Learner(L.LightningModule):
+    """Loss, optimiser and logs; knows no family. Noise of step s on rank r is a function of (seed, s, r)."""
+
+    def __init__(self, model: Model, config: Config) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self._clock = time.perf_counter()
+        self._tokens = 0
+
+    def training_step(self, batch: Batch, index: int) -> torch.Tensor:
+        parts = self.model.loss(batch, self._generator(self.config.train.seed, self.global_step, self.global_rank))
+        if not torch.isfinite(parts["loss"]):
+            raise FloatingPointError(f"train: the loss is not finite at step {self.global_step}; lower train.lr or use train.precision=32")
+        self._tokens += int(max(m.sum() for m in batch.masks.values()))
+        self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, prog_bar=True)
+        return parts["loss"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.global_step % 50 == 0:
+            now = time.perf_counter()
+            rate = self._tokens / max(now - self._clock, 1e-9)
+            self._clock, self._tokens = now, 0
+            n = sum(p.numel() for p in self.model.parameters())
+            # 6 n FLOPs per token is a lower bound: the diffusion head is run several times per slot
+            self.log_dict({"tokens_per_second": rate, "tflops": 6 * n * rate / 1e12, "utilisation": 6 * n * rate / _peak_flops(self.device)}, prog_bar=True)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        parts = self.model.loss(batch, self._generator(12345, index, 0))
+        self.log_dict({f"val/{k}": v for k, v in parts.items()}, prog_bar=True, batch_size=len(batch), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        c = self.config.train
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(0.9, c.beta2), fused=self.device.type == "cuda")
+
+        def factor(step: int) -> float:
+            if step < c.warmup:
+                return (step + 1) / c.warmup
+            done = min(1.0, (step - c.warmup) / max(1, c.steps - c.warmup))
+            return c.floor + (1 - c.floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def _generator(self, *key: int) -> torch.Generator:
+        seed = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest(), "little")
+        return torch.Generator(device=self.device).manual_seed(seed)
+
+
+class Checkpoints(ModelCheckpoint):
+    """Lightning's training state every few steps, and the averaged weights beside it as one safetensors file."""
+
+
+class Progress(Callback):
+    """Hands (step, steps, {metric: value}) to a function."""
+
+    def __init__(self, report: Callable[[int, int, dict[str, float]], None], steps: int) -> None:
+        self.report, self.steps = report, steps
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step % 50 == 0:
+            self.report(trainer.global_step, self.steps, {k: float(v) for k, v in trainer.callback_metrics.items()})
+
+
+def fit(config: Config, folder: str | Path | None = None, progress: Callable[[int, int, dict[str, float]], None] | None = None) -> Path:
+    """Train to the end of `config`, or go on where the last call stopped; returns the weights file.
+
+    Everything is kept in `folder` (default runs/<name>): config.json, metrics.csv, state.ckpt, weights.safetensors.
+
+    Raises:
+        InputError: the configuration does not fit the family. DataError: no usable training record.
+    """
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    folder = Path(folder or Path("runs") / config.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(to_dict(config), indent=1))
+    training, validation, statistics = prepare(config)
+    model = build(config, statistics)
+    if config.train.init:
+        initialise_from(model, config.train.init)
+    state = folder / "state.ckpt"
+    done = int(torch.load(state, map_location="cpu", weights_only=True)["global_step"]) if state.exists() else 0
+    train = config.train
+    ranks = train.devices
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    trainer = L.Trainer(
+        default_root_dir=folder, max_steps=train.steps, max_time={"minutes": train.max_minutes} if train.max_minutes else None,
+        accelerator=train.accelerator, devices=train.devices, strategy=train.strategy,
+        precision="bf16-mixed" if train.precision == "bf16" else "32-true", gradient_clip_val=train.clip,
+        logger=CSVLogger(folder, name="", version="log", flush_logs_every_n_steps=50), log_every_n_steps=50,
+        val_check_interval=train.validate_every if len(validation) else None, limit_val_batches=1.0 if len(validation) else 0,
+        check_val_every_n_epoch=None, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        callbacks=[
+            EMAWeightAveraging(decay=train.ema),
+            ModelCheckpoint(dirpath=folder, filename="state", every_n_train_steps=train.save_every, save_top_k=1, enable_version_counter=False, save_last=False),
+            *([Progress(progress, train.steps)] if progress else []),
+        ],
+    )
+    learner = Learner(model, config)
+    loader = DataLoader(Batches(training, config.data.batch_tokens, train.seed, done, rank, ranks), batch_size=None)
+    held_out = DataLoader([validation.batch(rows) for rows in plan(validation, config.data.batch_tokens, 0, 0)] if len(validation) else [], batch_size=None)
+    started = time.time()
+    trainer.fit(learner, loader, held_out if len(validation) else None, ckpt_path=str(state) if done else None, weights_only=True)
+    if not trainer.is_global_zero:
+        return folder / "weights.safetensors"
+    trainer.save_checkpoint(state)
+    return export(config, folder, statistics, {"records": len(training), "seconds": round(time.time() - started), "steps": trainer.global_step})
+
+
+def export(config: Config, folder: Path, statistics: dict[str, Any], card: dict[str, Any]) -> Path:
+    """The averaged weights of folder/state.ckpt as one safetensors file."""
+    from sciar.checkpoint import save
+
+    model = build(config, statistics)
+    state = torch.load(folder / "state.ckpt", map_location="cpu", weights_only=True)
+    averaged = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
+    model.load_state_dict(averaged)
+    path = folder / "weights.safetensors"
+    save(path, model, family=config.family, tokenizer_config=dataclasses.asdict(model.tokenizer.config), model_config=dataclasses.asdict(model.config),
+         statistics=statistics, card={"name": config.name, "task": config.task, "config": to_dict(config), "sciar": __version__, **card})
+    return path
+
+
+def build(config: Config, statistics: dict[str, Any]) -> Model:
+    """The untrained model of a configuration; its weights are a function of the seed."""
+    family = load_family(config.family)
+    tokenizer = family.Tokenizer(fill(family.TokenizerConfig, config.tokenizer, "tokenizer"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return family.Model(fill(family.ModelConfig, config.model, "model"), tokenizer, statistics)
+
+
+def initialise_from(model: Model, name: str) -> None:
+    """Copy every tensor of the same name and shape from other weights."""
+    from sciar.generate import load
+
+    source = load(name, device="cpu").model.state_dict()
+    own = model.state_dict()
+    model.load_state_dict({k: source[k] if k in source and source[k].shape == v.shape else v for k, v in own.items()})
+
+
+def prepare(config: Config) -> tuple[TokenArrays, TokenArrays, dict[str, Any]]:
+    """Training and validation tokens and the statistics of the training part; encoded once, then memory-mapped."""
+    import sciar.datasets as datasets
+
+    parts: dict[str, list[TokenArrays]] = {"train": [], "valid": []}
+    for name in config.data.sets:
+        training, validation = _splits(datasets, name, config.data.validation)
+        if config.data.limit:
+            training = training[: config.data.limit]
+        parts["train"].append(_encoded(config, training, f"{name}-train"))
+        parts["valid"].append(_encoded(config, validation, f"{name}-valid"))
+    training, validation = (TokenArrays.concatenated(p) if len(p) > 1 else p[0] for p in parts.values())
+    if not len(training):
+        raise DataError(f"train: expected records that the {config.family} family can hold in {', '.join(config.data.sets)}, got none")
+    statistics: dict[str, Any] = {"n_records": len(training)}
+    if "properties" in training.arrays:
+        values = np.asarray(training.arrays["properties"], dtype=np.float64)
+        if np.isfinite(values).any(axis=0).all():
+            statistics |= {"mean": np.nanmean(values, 0).round(6).tolist(), "std": np.nanstd(values, 0).round(6).tolist()}
+    return training, validation, statistics
+
+
+def _splits(datasets: Any, name: str, held_out: int) -> tuple[Any, Any]:
+    store = datasets.load(name, partial=True) if name in datasets.names() else datasets.prepare(name)[0]
+    splits = set(store.column("split")) if "split" in store.columns else set()
+    if "train" in splits:
+        valid = next((s for s in ("validation", "valid", "val") if s in splits), None)
+        return store.split("train"), store.split(valid)[:held_out] if valid else store.split("train")[:0]
+    count = min(held_out, len(store) // 10)
+    return store[: len(store) - count], store[len(store) - count :]
+
+
+def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
+    """Tokens of some structures from the cache, else encoded now; what does not fit the family is left out and counted."""
+    from sciar.datasets import cache_dir
+
+    family = load_family(config.family)
+    tokenizer = family.Tokenizer(fill(family.TokenizerConfig, config.tokenizer, "tokenizer"))
+    key = hashlib.sha256(json.dumps([config.family, dataclasses.asdict(tokenizer.config), label, len(structures), getattr(family.tokens, "VERSION", 1)]).encode())
+    folder = cache_dir() / "tokens" / f"{Path(label).name}-{key.hexdigest()[:12]}"
+    if not (folder / "index.json").exists():
+        TokenArrays.from_tokens(family.Tokens, encoded(tokenizer, structures)).save(folder)
+    return TokenArrays.load(family.Tokens, folder)
+
+
+def encoded(tokenizer: Any, structures: Any) -> Iterator[Any]:
+    """Tokens of the structures the tokenizer can hold."""
+    for structure in structures:
+        if structure.bonds is None and structure.cell is None:
+            continue
+        try:
+            yield tokenizer.encode(structure, None)
+        except InputError:
+            continue
+
+
+def _peak_flops(device: torch.device) -> float:
+    """Dense bf16 peak of one device: 990 TFLOP/s for an H100/H200; 0.4 TFLOP/s a CPU thread (measured with AMX)."""
+    return 990e12 if device.type == "cuda" else 0.4e12 * torch.get_num_threads()
