@@ -41,7 +41,7 @@ demo: setup
 	@rm -rf $(OUT) && mkdir $(OUT)
 	$(BIN)/sciar generate conformer 'CC(=O)Oc1ccccc1C(=O)O' -n 5 --seed 0 -o $(OUT)/aspirin.sdf
 	$(BIN)/sciar generate conformer 'CC(C)Cc1ccc(cc1)[C@H](C)C(=O)O' -n 5 --seed 0 -o $(OUT)/ibuprofen.sdf
-	@if [ -e sciar/weights/qm9-hybrid.safetensors ]; then set -x; $(BIN)/sciar generate molecule -n 8 --seed 0 -o $(OUT)/molecules.sdf; fi
+	$(if $(wildcard sciar/weights/qm9-hybrid.safetensors),$(BIN)/sciar generate molecule -n 8 --seed 0 -o $(OUT)/molecules.sdf)
 	@$(BIN)/python -c "$$SHOW" $(OUT)/*.sdf
 
 test: lint types
