@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from sciar.errors import InputError
 from sciar.structure import CIS, NONE, NUMBERS, SYMBOLS, TRANS, Structure
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 
 COVALENT = frozenset(NUMBERS[s] for s in "H He B C N O F Ne Si P S Cl Ar Ge As Se Br Kr Sb Te I Xe At Rn".split()) | {0}
 """Elements whose bonds are two-electron bonds; bonds to any other (a metal) are refused."""
+
+
+class RejectedError(InputError):
+    """RDKit cannot take a molecule; `reason` is its own."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: expected a molecule with sound valences, got {reason}; correct it")
+        self.reason = reason
 
 
 def from_rdkit(mol: Chem.Mol, conformer: int | None = -1, perceive_stereo_from_3d: bool = False) -> Structure:
@@ -53,17 +62,20 @@ def from_rdkit(mol: Chem.Mol, conformer: int | None = -1, perceive_stereo_from_3
         try:
             if mol.NeedsUpdatePropertyCache():
                 mol.UpdatePropertyCache()
+            mapped = [atom for atom in mol.GetAtoms() if atom.GetAtomMapNum()]
+            for atom in mapped:
+                atom.SetAtomMapNum(0)
             if perceive_stereo_from_3d:
                 if positions is None or conformer is None:
                     raise InputError("from_rdkit: expected a 3D conformer to perceive stereo from, got none; embed the molecule first")
                 Chem.AssignStereochemistryFrom3D(mol, conformer)
             else:
-                Chem.AssignStereochemistry(mol)
+                Chem.AssignStereochemistry(mol, cleanIt=bool(mapped), force=bool(mapped))  # maps make centres of atoms that are none
             Chem.Kekulize(mol, clearAromaticFlags=True)
         except (ValueError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"from_rdkit: expected a molecule with sound valences, got {_reason(error)}; correct it") from None
+            raise RejectedError("from_rdkit", _reason(error)) from None
     atoms = list(mol.GetAtoms())
     numbers = np.array([atom.GetAtomicNum() for atom in atoms], dtype=np.int64)
     charges = np.array([atom.GetFormalCharge() for atom in atoms], dtype=np.int64)
@@ -126,7 +138,7 @@ def to_rdkit(structure: Structure, sanitize: bool = True) -> Chem.Mol:
             try:
                 Chem.SanitizeMol(mol)
             except (ValueError, RuntimeError) as error:
-                raise InputError(f"to_rdkit: expected a molecule with sound valences, got {_reason(error)}; correct it") from None
+                raise RejectedError("to_rdkit", _reason(error)) from None
     if structure.double_bonds is not None:
         for a, i, j, b, kind in structure.double_bonds.tolist():
             _mark_double_bond(mol.GetBondBetweenAtoms(i, j), (a, i, j, b), kind)
@@ -137,6 +149,15 @@ def to_rdkit(structure: Structure, sanitize: bool = True) -> Chem.Mol:
     if structure.positions is not None:
         mol.AddConformer(_conformer(structure.positions), assignId=True)
     return mol.GetMol()
+
+
+def add_conformer(mol: Chem.Mol, positions: Float[np.ndarray, "n 3"]) -> Chem.Mol:
+    """A copy of a molecule with one more conformer; positions in Å."""
+    from rdkit import Chem
+
+    mol = Chem.Mol(mol)
+    mol.AddConformer(_conformer(positions), assignId=True)
+    return mol
 
 
 def to_conformers(structures: Sequence[Structure]) -> Chem.Mol:
@@ -189,7 +210,7 @@ def from_smiles(smiles: str, explicit_hydrogens: bool = True) -> Structure:
         parse_error = log.messages
     shown = smiles if len(smiles) <= 80 else f"{smiles[:77]}…"
     if mol is None or not mol.GetNumAtoms():
-        raise InputError(f"smiles {shown!r}: expected a SMILES, got {_log_reason(parse_error) or 'no atoms'}; check its spelling")
+        raise InputError(f"smiles {shown!r}: expected a SMILES, got {log_reason(parse_error) or 'no atoms'}; check its spelling")
     with rdBase.BlockLogs():
         try:
             Chem.SanitizeMol(mol)
@@ -198,7 +219,7 @@ def from_smiles(smiles: str, explicit_hydrogens: bool = True) -> Structure:
             Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
             mol = Chem.AddHs(mol) if explicit_hydrogens else mol
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"smiles {shown!r}: expected a molecule with sound valences, got {_reason(error)}; correct it") from None
+            raise RejectedError(f"smiles {shown!r}", _reason(error)) from None
     return from_rdkit(mol)
 
 
@@ -353,7 +374,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def _log_reason(messages: str) -> str:
+def log_reason(messages: str) -> str:
     """The first line of RDKit's log without its time stamp."""
     first = next((line for line in messages.splitlines() if line.strip()), "")
     return first.split("] ", 1)[-1].split(" for input:")[0].split(" while parsing:")[0].strip().rstrip(".")

@@ -1,0 +1,518 @@
+"""Is a drawn structure what it should be? One check is one function that returns a reason or None.
+
+A molecule is judged against its own bonds, a conformer against the graph of its prompt. What a check expects (lengths, angles,
+closest contacts, stereo) depends on the graph alone, is worked out once per graph from RDKit's distance bounds and kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sciar.bonds import perceive_bonds
+from sciar.convert import RejectedError, add_conformer, parity, to_networkx, to_pymatgen, to_rdkit
+from sciar.errors import InputError
+from sciar.prompt import Prompt
+from sciar.structure import CIS, NONE, SYMBOLS, Structure
+
+if TYPE_CHECKING:
+    from rdkit import Chem
+
+# Tolerances, from what DFT geometries (QM9, the drug-like conformers of Folmsbee & Hutchison 2020) and ETKDGv3 + MMFF94s keep.
+LENGTH = (0.83, 1.22)  # of the expected bond length
+ANGLE = {"open": 25.0, "ring": 32.0, "fused": 36.0, "small": 40.0, "cage": 80.0}  # degrees around the expected angle, by the centre's rings
+CONTACT = {"near": 0.66, "far": 0.70, "bridge": 0.55, "cage": 0.70}  # of the sum of van der Waals radii; see `_contacts`
+TWIST = {"ring": 35.0, "bond": 60.0}  # degrees, of an aromatic ring bond and of a double bond outside rings
+PYRAMID = {"flat": 0.3, "cage": 0.7}  # Å, of a trigonal carbon above the plane of its neighbours
+FLAT_CENTRE = 0.05  # Å³, signed volumes below this have no handedness
+MIN_DISTANCE = 0.5  # Å, between two atoms of a crystal; Xie et al., CDVAE, ICLR 2022
+MIN_VOLUME = 0.1  # Å³, of a unit cell; the same source
+ACCEPTORS = frozenset({7, 8, 9, 15, 16, 17, 35, 53})  # of a hydrogen bond
+SHOWN = 3  # faults of one kind that are named
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """A structure and what is wrong with it.
+
+    Args:
+        structure: as it was drawn; with bonds if these had to be perceived.
+        native: RDKit Mol, pymatgen Structure or networkx Graph; None if it cannot be made.
+        reasons: faults, the first the most basic; each is "kind: what and where" or a kind alone.
+    """
+
+    structure: Structure
+    native: Any = None
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        """No reasons."""
+        return not self.reasons
+
+
+def validate(structure: Structure, prompt: Prompt | None = None) -> Verdict:
+    """Judge a structure by itself and by what was asked for.
+
+    A decoder that could not read its tokens says so in `structure.info["failure"]`, which becomes the first reason.
+
+    Args:
+        structure: molecule, conformer, crystal (cell) or plain graph (vertices of number 0).
+        prompt: what was asked for; None = anything.
+    """
+    prompt = prompt or Prompt()
+    failure = structure.info.get("failure")
+    reasons = [str(failure)] if failure else []
+    if not structure.n_atoms:
+        return Verdict(structure, None, (*reasons, "no atoms"))
+    if structure.cell is not None or prompt.task == "crystal":
+        verdict = _crystal(structure, prompt)
+    elif not structure.numbers.any():
+        verdict = _graph(structure)
+    elif prompt.graph is not None:
+        verdict = _conformer(structure, prompt.graph)
+    else:
+        verdict = _molecule(structure, prompt)
+    return Verdict(verdict.structure, verdict.native, (*reasons, *verdict.reasons))
+
+
+def _conformer(structure: Structure, graph: Structure) -> Verdict:
+    expected = _expected_of(graph)
+    if not same_graph(structure, graph):
+        return Verdict(structure, None, ("wrong graph",))
+    if expected.mol is None or structure.positions is None:
+        return Verdict(structure, None, expected.faults if expected.mol is None else ("no coordinates",))
+    mol = add_conformer(expected.mol, structure.positions)
+    return Verdict(structure, mol, _geometry(structure.positions, expected))
+
+
+def _molecule(structure: Structure, prompt: Prompt) -> Verdict:
+    if structure.bonds is None:
+        if structure.positions is None:
+            return Verdict(structure, None, ("no coordinates",))
+        try:
+            structure = perceive_bonds(structure)
+        except InputError as error:
+            return Verdict(structure, None, (f"valence: no bonds found: {error}",))
+    expected = _expectation(structure)
+    if expected.mol is None:
+        return Verdict(structure, None, expected.faults)
+    mol = expected.mol
+    size = wrong_size(structure, prompt.n_atoms)
+    reasons = [*expected.faults, wrong_composition(structure, prompt.composition), size, lacks_scaffold(mol, prompt.scaffold)]
+    if structure.positions is not None:
+        mol = add_conformer(mol, structure.positions)
+        if structure.tetrahedral is None and structure.double_bonds is None:
+            _stereo_from_3d(mol)
+        reasons += _geometry(structure.positions, expected)
+    return Verdict(structure, mol, tuple(reason for reason in reasons if reason))
+
+
+def _graph(structure: Structure) -> Verdict:
+    if structure.bonds is None:
+        return Verdict(structure, None, ("no edges",))
+    return Verdict(structure, to_networkx(structure))
+
+
+def _crystal(structure: Structure, prompt: Prompt) -> Verdict:
+    if structure.positions is None or structure.cell is None:
+        return Verdict(structure, None, ("no coordinates" if structure.positions is None else "no cell",))
+    if reason := small_volume(structure.cell):
+        return Verdict(structure, None, (reason,))
+    try:
+        crystal = to_pymatgen(structure)
+    except InputError as error:
+        return Verdict(structure, None, (f"no crystal: {error}",))
+    reasons = [
+        close_sites(crystal),
+        wrong_composition(structure, prompt.composition, multiples=True),
+        wrong_size(structure, prompt.n_atoms),
+    ]
+    return Verdict(structure, crystal, tuple(reason for reason in reasons if reason))
+
+
+def _geometry(positions: np.ndarray, expected: _Expected) -> tuple[str, ...]:
+    checks = (bond_lengths, bond_angles, clashes, planarity, centres, double_bonds)
+    return tuple(reason for check in checks if (reason := check(positions, expected)))
+
+
+# --- checks of the graph ---
+
+
+def same_graph(structure: Structure, graph: Structure) -> bool:
+    """Same elements, bonds and charges atom by atom; bonds may be left out or kekulised in another way."""
+    if not np.array_equal(structure.numbers, graph.numbers) or graph.bonds is None:
+        return False
+    if structure.bonds is None or structure.bonds is graph.bonds:
+        return True
+    nothing = np.zeros(graph.n_atoms, dtype=np.int64)
+    mine, asked = (s.charges if s.charges is not None else nothing for s in (structure, graph))
+    if not np.array_equal(structure.bonds[:, :2], graph.bonds[:, :2]) or not np.array_equal(mine, asked):
+        return False
+    return np.array_equal(structure.bonds, graph.bonds) or _bond_kinds(structure) == _bond_kinds(graph)
+
+
+def disconnected(structure: Structure) -> str | None:
+    """More than one fragment."""
+    count = int(structure.fragments().max()) + 1
+    return f"disconnected: {count} fragments" if count > 1 else None
+
+
+def unpaired_electrons(mol: Chem.Mol) -> str | None:
+    """Atoms with fewer bonds than their valence asks for."""
+    open_shells = [f"{a.GetSymbol()}{a.GetIdx()} {a.GetNumRadicalElectrons()}" for a in mol.GetAtoms() if a.GetNumRadicalElectrons()]
+    return f"valence: unpaired electrons: {_listed(open_shells)}" if open_shells else None
+
+
+def wrong_composition(structure: Structure, composition: Mapping[str, int] | None, multiples: bool = False) -> str | None:
+    """Other elements than asked for, or in other numbers; `multiples` allows several formula units."""
+    if composition is None:
+        return None
+    got = Counter(SYMBOLS[z] for z in structure.numbers)
+    if structure.hydrogens is not None:
+        got += Counter({"H": int(structure.hydrogens.sum())})
+    asked = Counter(composition)
+    units = max(sum(got.values()) // max(sum(asked.values()), 1), 1) if multiples else 1
+    if got == Counter({symbol: units * count for symbol, count in asked.items()}):
+        return None
+    return f"wrong composition: {_formula(got)}, expected {_formula(asked)}"
+
+
+def wrong_size(structure: Structure, n_atoms: tuple[int, int] | None) -> str | None:
+    """Fewer or more atoms than asked for."""
+    if n_atoms is None or n_atoms[0] <= structure.n_atoms <= n_atoms[1]:
+        return None
+    return f"wrong size: {structure.n_atoms} atoms, expected {n_atoms[0]}–{n_atoms[1]}"
+
+
+def lacks_scaffold(mol: Chem.Mol, scaffold: str | None) -> str | None:
+    """The molecule does not contain the fragment asked for; `*` stands for anything."""
+    if scaffold is None or mol.HasSubstructMatch(_query(scaffold)):
+        return None
+    return f"scaffold: {scaffold} is not part of it"
+
+
+# --- checks of the coordinates: positions is n × 3 in Å ---
+
+
+def bond_lengths(positions: np.ndarray, expected: _Expected) -> str | None:
+    """Bonds longer or shorter than LENGTH allows."""
+    i, j = expected.bonds.T
+    low, high = expected.lengths.T
+    length = np.linalg.norm(positions[i] - positions[j], axis=1)
+    bad = np.flatnonzero((length < low) | (length > high))
+    names = [f"{expected.name(i[k], j[k])} {length[k]:.2f} Å, expected {low[k]:.2f}–{high[k]:.2f}" for k in bad[:SHOWN]]
+    return f"bond length: {_listed(names, len(bad))}" if len(bad) else None
+
+
+def bond_angles(positions: np.ndarray, expected: _Expected) -> str | None:
+    """Angles further from the expected one than ANGLE allows."""
+    i, c, j = expected.angles.T
+    low, high = expected.degrees.T
+    angle = np.degrees(np.arccos(np.clip(_cosine(positions[i] - positions[c], positions[j] - positions[c]), -1, 1)))
+    bad = np.flatnonzero((angle < low) | (angle > high))
+    names = [f"{expected.name(i[k], c[k], j[k])} {angle[k]:.0f}°, expected {low[k]:.0f}–{high[k]:.0f}" for k in bad[:SHOWN]]
+    return f"bond angle: {_listed(names, len(bad))}" if len(bad) else None
+
+
+def clashes(positions: np.ndarray, expected: _Expected) -> str | None:
+    """Atoms at least three bonds apart that are too close."""
+    from scipy.spatial.distance import pdist
+
+    distance = pdist(positions)
+    bad = np.flatnonzero(distance < expected.contacts)
+    if not len(bad):
+        return None
+    i, j = np.triu_indices(len(positions), 1)
+    names = [f"{expected.name(i[k])}…{expected.name(j[k])} {distance[k]:.2f} Å, expected > {expected.contacts[k]:.2f}" for k in bad[:SHOWN]]
+    return f"clash: {_listed(names, len(bad))}"
+
+
+def planarity(positions: np.ndarray, expected: _Expected) -> str | None:
+    """Aromatic rings and double bonds that are twisted, trigonal carbons that are pyramids."""
+    names = []
+    if len(expected.torsions):
+        twist = np.degrees(np.arccos(np.clip(np.abs(_cos_dihedral(positions, expected.torsions)), 0, 1)))
+        for k in np.flatnonzero(twist > expected.twists):
+            names.append(f"{expected.name(*expected.torsions[k, 1:3])} twisted by {twist[k]:.0f}°, expected < {expected.twists[k]:.0f}")
+    if len(expected.trigonal):
+        c, i, j, k_ = positions[expected.trigonal].swapaxes(0, 1)
+        normal = _cross(j - i, k_ - i)
+        height = np.abs(((c - i) * normal).sum(axis=1)) / np.maximum(np.linalg.norm(normal, axis=1), 1e-9)
+        for k in np.flatnonzero(height > expected.heights):
+            names.append(f"{expected.name(expected.trigonal[k, 0])} {height[k]:.2f} Å out of plane, expected < {expected.heights[k]:.1f}")
+    return f"planarity: {_listed(names)}" if names else None
+
+
+def centres(positions: np.ndarray, expected: _Expected) -> str | None:
+    """Marked tetrahedral centres with the other handedness, or none; unmarked centres are free."""
+    if not len(expected.tetrahedral):
+        return None
+    a, b, c, d = positions[expected.tetrahedral].swapaxes(0, 1)
+    volume = (_cross(d - a, c - a) * (b - a)).sum(axis=1)  # positive: seen from a, the atoms b, c, d run counter-clockwise
+    names = []
+    for k in np.flatnonzero(volume < FLAT_CENTRE):
+        label = expected.labels[k]
+        other = {"R": "S", "S": "R", "r": "s", "s": "r", "@": "@@", "@@": "@"}[label] if volume[k] < -FLAT_CENTRE else "flat"
+        names.append(f"atom {expected.centres[k]} {label}→{other}")
+    return f"stereo changed: {_listed(names)}" if names else None
+
+
+def double_bonds(positions: np.ndarray, expected: _Expected) -> str | None:
+    """Marked double bonds on the other side; unmarked ones are free."""
+    if not len(expected.double_bonds):
+        return None
+    cosine = _cos_dihedral(positions, expected.double_bonds[:, :4])
+    wanted = np.where(expected.double_bonds[:, 4] == CIS, 1, -1)
+    names = [f"bond {expected.name(*expected.double_bonds[k, 1:3])} {expected.sides[k]}" for k in np.flatnonzero(cosine * wanted <= 0)]
+    return f"stereo changed: {_listed(names)}" if names else None
+
+
+def small_volume(cell: np.ndarray) -> str | None:
+    """A unit cell that is all but flat."""
+    volume = abs(float(np.linalg.det(cell)))
+    return None if volume >= MIN_VOLUME else f"volume: {volume:.2g} Å³, expected ≥ {MIN_VOLUME}"
+
+
+def close_sites(crystal: Any) -> str | None:
+    """Two atoms of a crystal, or one and its own image, closer than MIN_DISTANCE."""
+    i, j, _, distance = crystal.get_neighbor_list(MIN_DISTANCE)
+    names = [f"{crystal[a].specie}{a}…{crystal[b].specie}{b} {d:.2f} Å" for a, b, d in zip(i, j, distance, strict=True) if a <= b]
+    return f"clash: {_listed(names)}, expected > {MIN_DISTANCE}" if names else None
+
+
+# --- what a graph lets one expect ---
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Expected:
+    """What the coordinates of a graph should look like; m bonds, a angles, q torsions, t trigonal carbons, s centres, e double bonds."""
+
+    mol: Any  # RDKit Mol without conformer, None if RDKit rejects the graph
+    faults: tuple[str, ...]  # of the graph itself
+    symbols: tuple[str, ...]
+    bonds: np.ndarray  # m × 2
+    lengths: np.ndarray  # m × (shortest, longest) Å
+    angles: np.ndarray  # a × 3, centre in the middle
+    degrees: np.ndarray  # a × (smallest, largest)
+    contacts: np.ndarray  # closest distance in Å of each pair, in the order of scipy's pdist; 0 = free
+    torsions: np.ndarray  # q × 4
+    twists: np.ndarray  # q, degrees
+    trigonal: np.ndarray  # t × (centre, three neighbours)
+    heights: np.ndarray  # t, Å
+    centres: np.ndarray  # s
+    tetrahedral: np.ndarray  # s × 4; the centre itself stands for a missing neighbour
+    labels: tuple[str, ...]  # s, R or S, else @ or @@
+    double_bonds: np.ndarray  # e × 5
+    sides: tuple[str, ...]  # e, what a change would be: E→Z
+
+    def name(self, *atoms: int) -> str:
+        return "-".join(f"{self.symbols[a]}{a}" for a in atoms)
+
+
+@lru_cache(maxsize=256)
+def _expected_of(graph: Structure) -> _Expected:
+    return _expectation(graph, given=True)
+
+
+def _expectation(graph: Structure, given: bool = False) -> _Expected:
+    """`given` graphs may be radicals or salts: they were asked for."""
+    from rdkit import Chem
+
+    symbols = tuple(SYMBOLS[z] for z in graph.numbers)
+    try:
+        mol = to_rdkit(graph.replace(positions=None))
+    except RejectedError as error:
+        return _nothing_expected(symbols, f"valence: {error.reason}")
+    except InputError as error:
+        return _nothing_expected(symbols, f"wrong graph: {error}")
+    faults = [] if given else [fault for fault in (disconnected(graph), unpaired_electrons(mol)) if fault]
+    low, high = _bounds(mol)
+    middle = (low + high) / 2
+    pairs = _pairs(graph)
+    i, j = pairs.T
+    rings = mol.GetRingInfo()
+    surroundings = [_surroundings(rings, k) for k in range(graph.n_atoms)]
+    neighbours = [[n.GetIdx() for n in atom.GetNeighbors()] for atom in mol.GetAtoms()]
+    angles = _rows([(a, c, b) for c, near in enumerate(neighbours) for k, a in enumerate(near) for b in near[k + 1 :]], 3)
+    a, c, b = angles.T
+    opposite = (middle[a, c] ** 2 + middle[c, b] ** 2 - middle[a, b] ** 2) / (2 * middle[a, c] * middle[c, b])
+    degrees = np.degrees(np.arccos(np.clip(opposite, -1, 1)))
+    slack = np.array([ANGLE[surroundings[k]] for k in c])
+    flat_rings, flat_bonds = _flat(mol)
+    trigonal = [
+        (k, *neighbours[k])
+        for k, atom in enumerate(mol.GetAtoms())
+        if atom.GetAtomicNum() == 6 and len(neighbours[k]) == 3 and atom.GetHybridization() == Chem.HybridizationType.SP2
+    ]
+    marks = graph.tetrahedral if graph.tetrahedral is not None else _rows([], 5)
+    doubles = graph.double_bonds if graph.double_bonds is not None else _rows([], 5)
+    doubles = doubles[(doubles[:, [0, 3]] != NONE).all(axis=1)]
+    return _Expected(
+        mol=mol,
+        faults=tuple(faults),
+        symbols=symbols,
+        bonds=pairs,
+        lengths=np.stack([LENGTH[0] * middle[i, j], LENGTH[1] * middle[i, j]], axis=1),
+        angles=angles,
+        degrees=np.stack([degrees - slack, degrees + slack], axis=1),
+        contacts=_contacts(mol),
+        torsions=_rows(flat_rings + flat_bonds, 4),
+        twists=np.array([TWIST["ring"]] * len(flat_rings) + [TWIST["bond"]] * len(flat_bonds)),
+        trigonal=_rows(trigonal, 4),
+        heights=np.array([PYRAMID["cage" if surroundings[k] in ("fused", "cage") else "flat"] for k, *_ in trigonal]),
+        centres=marks[:, 0],
+        tetrahedral=np.where(marks[:, 1:] == NONE, marks[:, :1], marks[:, 1:]),
+        labels=tuple(_label(mol, row) for row in marks.tolist()),
+        double_bonds=doubles,
+        sides=tuple(_side(mol, row) for row in doubles.tolist()),
+    )
+
+
+def _nothing_expected(symbols: tuple[str, ...], fault: str) -> _Expected:
+    none = np.zeros(0)
+    return _Expected(
+        None, (fault,), symbols, _rows([], 2), _rows([], 2), _rows([], 3), _rows([], 2), none, _rows([], 4), none, _rows([], 4), none,
+        none, _rows([], 4), (), _rows([], 5), (),
+    )  # fmt: skip
+
+
+def _pairs(graph: Structure) -> np.ndarray:
+    """Pairs of bonded atoms, m × 2."""
+    return graph.bonds[:, :2] if graph.bonds is not None else _rows([], 2)
+
+
+def _bounds(mol: Chem.Mol) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest distance of each pair of atoms in Å, both n × n and symmetric."""
+    from rdkit import rdBase
+    from rdkit.Chem import rdDistGeom
+
+    with rdBase.BlockLogs():
+        bounds = rdDistGeom.GetMoleculeBoundsMatrix(mol, doTriangleSmoothing=False)
+    high, low = np.triu(bounds, 1), np.tril(bounds, -1)
+    return low + low.T, high + high.T
+
+
+def _contacts(mol: Chem.Mol) -> np.ndarray:
+    """Closest distance of each pair in Å: three bonds apart, further apart, hydrogen to acceptor (bridge), within a ring system (cage)."""
+    from rdkit import Chem
+
+    n = mol.GetNumAtoms()
+    table = Chem.GetPeriodicTable()
+    radii = np.array([table.GetRvdw(atom.GetAtomicNum()) for atom in mol.GetAtoms()])
+    hydrogen = np.array([atom.GetAtomicNum() == 1 for atom in mol.GetAtoms()])
+    acceptor = np.array([atom.GetAtomicNum() in ACCEPTORS for atom in mol.GetAtoms()])
+    apart = Chem.GetDistanceMatrix(mol)
+    system = np.arange(n)  # smallest atom of the ring system
+    for ring in sorted(map(sorted, mol.GetRingInfo().AtomRings())):
+        merged = np.isin(system, system[list(ring)])
+        system[merged] = system[list(ring)].min()
+    bridge = (hydrogen[:, None] & acceptor) | (acceptor[:, None] & hydrogen)
+    kinds = {"cage": system[:, None] == system, "near": apart == 3, "bridge": bridge}
+    scale = np.select([apart < 3, *kinds.values()], [0.0, *(CONTACT[kind] for kind in kinds)], CONTACT["far"])
+    return (scale * (radii[:, None] + radii))[np.triu_indices(n, 1)]
+
+
+def _surroundings(rings: Any, atom: int) -> str:
+    count = rings.NumAtomRings(atom)
+    if not count:
+        return "open"
+    if rings.MinAtomRingSize(atom) >= 5:
+        return "ring" if count == 1 else "fused"
+    return "small" if count == 1 else "cage"
+
+
+def _flat(mol: Chem.Mol) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Torsions that should be 0° or 180°: within aromatic rings, and about double bonds of carbon and nitrogen outside rings."""
+    from rdkit import Chem
+
+    inside: list[tuple[int, ...]] = []
+    for ring in mol.GetRingInfo().AtomRings():
+        if len(ring) in (5, 6) and all(mol.GetAtomWithIdx(k).GetIsAromatic() for k in ring):  # larger ones need not be flat
+            inside += [tuple(ring[(k + step) % len(ring)] for step in range(4)) for k in range(len(ring))]
+    outside: list[tuple[int, ...]] = []
+    for bond in mol.GetBonds():
+        ends = bond.GetBeginAtom(), bond.GetEndAtom()
+        if bond.GetBondType() != Chem.BondType.DOUBLE or bond.IsInRing():
+            continue
+        if all(end.GetAtomicNum() in (6, 7) and end.GetHybridization() == Chem.HybridizationType.SP2 for end in ends):
+            i, j = (end.GetIdx() for end in ends)
+            first, last = ([n.GetIdx() for n in end.GetNeighbors() if n.GetIdx() not in (i, j)] for end in ends)
+            outside += [(a, i, j, b) for a in first for b in last]
+    return inside, outside
+
+
+def _label(mol: Chem.Mol, row: list[int]) -> str:
+    centre, *around = row
+    atom = mol.GetAtomWithIdx(centre)
+    if atom.HasProp("_CIPCode"):
+        return str(atom.GetProp("_CIPCode"))
+    return "@@" if parity(around) else "@"
+
+
+def _side(mol: Chem.Mol, row: list[int]) -> str:
+    _, i, j, _, kind = row
+    stereo = str(mol.GetBondBetweenAtoms(i, j).GetStereo())
+    return {"STEREOE": "E→Z", "STEREOZ": "Z→E"}.get(stereo, "cis→trans" if kind == CIS else "trans→cis")
+
+
+def _bond_kinds(structure: Structure) -> list[str] | None:
+    """Bond types with aromaticity perceived; None if RDKit rejects the molecule."""
+    try:
+        mol = to_rdkit(structure.replace(positions=None, tetrahedral=None, double_bonds=None))
+    except InputError:
+        return None
+    return [str(mol.GetBondBetweenAtoms(i, j).GetBondType()) for i, j in _pairs(structure).tolist()]
+
+
+def _stereo_from_3d(mol: Chem.Mol) -> None:
+    from rdkit import Chem
+
+    Chem.AssignStereochemistryFrom3D(mol)
+
+
+@lru_cache(maxsize=16)
+def _query(scaffold: str) -> Chem.Mol:
+    from rdkit import Chem
+
+    mol = Chem.MolFromSmiles(scaffold)
+    if mol is None:
+        raise InputError(f"scaffold: expected a SMILES, got {scaffold!r}; check its spelling")
+    rules: Any = Chem.AdjustQueryParameters.NoAdjustments()
+    rules.makeDummiesQueries = True
+    return Chem.AdjustQueryProperties(mol, rules)
+
+
+def _rows(rows: list[Any], width: int) -> np.ndarray:
+    return np.array(rows, dtype=np.int64).reshape(-1, width)
+
+
+def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Rows x × y; four times as fast as numpy.cross on few rows."""
+    a, b, c = x.T
+    d, e, f = y.T
+    return np.stack([b * f - c * e, c * d - a * f, a * e - b * d], axis=1)
+
+
+def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x * y).sum(axis=1) / np.maximum(np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1)), 1e-9)
+
+
+def _cos_dihedral(positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    a, i, j, b = positions[rows].swapaxes(0, 1)
+    axis = j - i
+    return _cosine(_cross(a - i, axis), _cross(b - j, axis))
+
+
+def _listed(names: list[str], total: int | None = None) -> str:
+    more = (total or len(names)) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _formula(counts: Mapping[str, int]) -> str:
+    return "".join(f"{symbol}{count if count > 1 else ''}" for symbol, count in sorted(counts.items()))
