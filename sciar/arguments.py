@@ -1,0 +1,66 @@
+"""Words of the command line and of its input files, as the values that Python's `generate` takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sciar.errors import InputError
+
+
+def lines_of(path: Path) -> list[str]:
+    """The first word of each line, so that a "SMILES name" file works; the trailing empty line is not a row."""
+    try:
+        return [(line.split() or [""])[0] for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "bytes that are not text"
+        raise InputError(f"{path}: expected a text file with one entry per line, got {reason}; check the path") from None
+
+
+def options_of(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Free arguments, and sampler options: --nfe 10, --nfe=10."""
+    free: list[str] = []
+    options: dict[str, Any] = {}
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            if word.startswith("-") and len(word) > 1:
+                raise InputError(f"option: expected one that `--help` lists, got {word!r}; correct it")
+            free.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        if not equals and (value := next(rest, "--")).startswith("--"):
+            raise InputError(f"option: expected a value after {word!r}, got none; write {word}=VALUE")
+        options[name.replace("-", "_")] = value_of(value)
+    return free, options
+
+
+def value_of(word: str) -> Any:
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
+
+
+def range_of(text: str | None) -> int | tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(int(part) for part in text.replace("-", ",").split(","))
+    except ValueError:
+        raise InputError(f"n_atoms: expected a number or FEWEST-MOST, got {text!r}; write 18 or 4-20") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def properties_of(pairs: Sequence[str] | None) -> dict[str, Any] | None:
+    if not pairs:
+        return None
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"property: expected NAME=VALUE, got {pair!r}; write for example gap_eV=5.0")
+        found[name] = value_of(value)
+    return found

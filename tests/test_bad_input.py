@@ -1,0 +1,261 @@
+"""Whatever is wrong with the input, the answer is one sentence: in Python a typed error, on the command line an exit code ≠ 0."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake import weights
+from rdkit import Chem
+
+import sciar
+from sciar import cli
+from sciar.errors import InputError, SciarError, WeightsError
+from sciar.request import check
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return weights.save(tmp_path_factory.mktemp("weights"))
+
+
+# smiles, what the sentence says
+SMILES = {
+    "invalid": ("C1CC", "unclosed ring"),
+    "brackets": ("CC(C", "expected a SMILES"),
+    "valence": ("C(C)(C)(C)(C)C", "valence"),
+    "not aromatic": ("c1cccc1", "kekulize"),
+    "empty": ("", "empty text"),
+    "blank": ("  ", "empty text"),
+    "two words": ("CCO ethanol", "blanks"),
+    "not ASCII": ("CCÖ", "characters that SMILES does not have"),
+    "NUL": ("C\0C", "characters that SMILES does not have"),
+    "unknown element": ("[Xx]C", "expected known elements, got 'Xx'"),
+    "unsupported element": ("C[Si](C)(C)C", "got Si; use another model"),
+    "500 atoms": ("C" * 500, "expected at most 50 heavy atoms"),
+    "20,000 letters": ("C" * 20_000, "expected at most 10000 characters"),
+    "salt": ("CC(=O)[O-].[Na+]", "2 parts"),
+    "mixture": ("CCO.O", "2 parts"),
+    "radical": ("C[CH2]", "1 unpaired electron;"),
+    "diradical": ("[CH2]C[CH2]", "2 unpaired electrons;"),
+    "metal complex": ("[NH3][Pt]([NH3])(Cl)Cl", "non-metals, got Pt"),
+    "ferrocene": ("[CH-]1C=CC=C1.[CH-]1C=CC=C1.[Fe+2]", "3 parts"),
+    "metal": ("[Fe]", "non-metals, got Fe"),
+    "place-holder": ("*CC", "place-holder"),
+    "query": ("[C,N]C", "expected a SMILES"),
+    "dative": ("N->B", "dative"),
+}
+CONTRADICTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+    "nothing": ((), {}, "expected a task or a constraint"),
+    "smiles + formula": (
+        (),
+        {"smiles": "CCO", "formula": "C2H6O"},
+        "constraints of one task, got smiles= (conformer) together with formula=",
+    ),
+    "smiles + scaffold": ((), {"smiles": "CCO", "scaffold": "C*"}, "leave one out"),
+    "smiles + spacegroup": ((), {"smiles": "CCO", "spacegroup": 2}, "leave one out"),
+    "smiles + properties": ((), {"smiles": "CCO", "properties": {"gap_eV": 1.0}}, "together with properties="),
+    "molecule + smiles": (("molecule",), {"smiles": "CCO"}, "got smiles="),
+    "molecule + formula": (("molecule",), {"formula": "C2H6O"}, "got formula="),
+    "graph + pxrd": (("graph",), {"pxrd": [[1, 2]]}, "got pxrd="),
+    "conformer alone": (("conformer",), {}, "expected smiles="),
+    "formula + elements": ((), {"formula": "LiFePO4", "elements": ["Li", "O"]}, "got Fe, P"),
+    "formula + n_atoms": ((), {"formula": "LiFePO4", "n_atoms": 8}, "multiples of 7"),
+    "elements alone": ((), {"elements": "C,N"}, "expected a task, got only elements"),
+    "n_atoms upside down": (("molecule",), {"n_atoms": (9, 3)}, "swap them"),
+    "n = 0": ((), {"smiles": "CCO", "n": 0}, "n: expected a whole number of at least 1, got 0"),
+    "n = -1": ((), {"smiles": "CCO", "n": -1}, "got -1"),
+    "n = 1.5": ((), {"smiles": "CCO", "n": 1.5}, "got 1.5"),
+    "n = True": ((), {"smiles": "CCO", "n": True}, "got True"),
+    "seed < 0": ((), {"smiles": "CCO", "seed": -1}, "seed: expected"),
+    "retry < 0": ((), {"smiles": "CCO", "retry": -1}, "retry: expected"),
+    "batch_size = 0": ((), {"smiles": "CCO", "batch_size": 0}, "batch_size: expected"),
+    "keep = 0": ((), {"smiles": "CCO", "keep": 0}, "keep: expected a fraction"),
+    "keep = 2": ((), {"smiles": "CCO", "keep": 2}, "keep: expected a fraction"),
+    "fallback": ((), {"smiles": "CCO", "fallback": "etkg"}, "did you mean 'etkdg'?"),
+    "fallback de novo": (("molecule",), {"fallback": "etkdg"}, "RDKit can only embed"),
+    "unknown task": (("conformers",), {"smiles": "CCO"}, "did you mean 'conformer'?"),
+    "SMILES as task": (("CCO",), {}, "a molecule goes into smiles="),
+    "unknown element": (("molecule",), {"elements": ["C", "Nn"]}, "got 'Nn'"),
+    "element in capitals": (("molecule",), {"elements": ["CL"]}, "did you mean 'Cl'?"),
+    "no element": (("molecule",), {"elements": []}, "at least one element"),
+    "formula": ((), {"formula": "Li2Xx"}, "got 'Xx'"),
+    "formula text": ((), {"formula": "lithium"}, "expected text such as 'LiFePO4'"),
+    "spacegroup": ((), {"spacegroup": 231}, "from 1 to 230, got 231"),
+    "scaffold": ((), {"scaffold": "C1CC"}, "scaffold: expected a SMILES"),
+    "pxrd file": ((), {"pxrd": "/no/such/file.xy"}, "pxrd: expected two columns"),
+    "pxrd columns": ((), {"pxrd": np.zeros((3, 3))}, "shape (3, 3)"),
+    "fixed without positions": ((), {"fixed": Chem.MolFromSmiles("C"), "scaffold": "C*"}, "fixed: expected atoms with positions"),
+    "property value": (("molecule",), {"properties": {"gap_eV": "high"}}, "expected a finite number"),
+    "properties": (("molecule",), {"properties": []}, "properties: expected names and numbers"),
+    "no smiles": ((), {"smiles": []}, "empty list"),
+    "smiles as number": ((), {"smiles": 7}, "expected text or a list of texts, got int"),
+    "smiles as None in a list": ((), {"smiles": [None]}, "expected text, got NoneType"),
+    "output format": ((), {"smiles": "CCO", "out": "x.pdb"}, "expected a name that ends in .sdf"),
+    "output folder": ((), {"smiles": "CCO", "out": "/no/such/folder/x.sdf"}, "expected an existing folder"),
+    "conformers as cif": ((), {"smiles": "CCO", "out": "x.cif"}, "expected a format for task 'conformer'"),
+    "stream to a file": ((), {"smiles": "CCO", "stream": True, "out": "x.sdf"}, "stream: expected neither out="),
+}
+
+
+@pytest.mark.parametrize("case", SMILES)
+def test_smiles(case: str, model: Path) -> None:
+    smiles, sentence = SMILES[case]
+    with pytest.raises(InputError) as caught:
+        sciar.generate(smiles=smiles, model=model)
+    assert sentence in str(caught.value) and one_sentence(str(caught.value))
+    assert "unclosed" not in sentence or "smiles 'C1CC'" in str(caught.value)
+
+
+@pytest.mark.parametrize("case", SMILES)
+def test_smiles_on_the_command_line(case: str, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    smiles, sentence = SMILES[case]
+    assert cli.run(["generate", "conformer", smiles, "--model", str(model)]) == 2
+    out, err = capfd.readouterr()
+    assert not out and sentence in err and err.startswith("sciar: ") and err.count("\n") == 1  # RDKit says nothing of its own
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_contradictions_before_any_model_is_loaded(case: str) -> None:
+    task, arguments, sentence = CONTRADICTIONS[case]
+    with pytest.raises(InputError) as caught:
+        sciar.generate(*task, **arguments, model="/no/such/model.safetensors")
+    assert sentence in str(caught.value) and one_sentence(str(caught.value))
+
+
+COMMANDS = {
+    "n = 0": ("generate conformer CCO -n 0", "n: expected a whole number of at least 1"),
+    "n = -1": ("generate conformer CCO -n -1", "n: expected a whole number of at least 1"),
+    "n = x": ("generate conformer CCO -n x", "Invalid value for '-n'"),
+    "no molecule": ("generate conformer", "expected smiles="),
+    "verb": ("generat conformer CCO", "No such command"),
+    "task": ("generate conformers CCO", "No such command"),
+    "no task": ("generate", "--from REPORT"),
+    "report": ("generate --from /no/such.json", "No such file"),
+    "smiles file": ("generate conformer --smiles-file /no/such.smi", "No such file"),
+    "both": ("generate conformer CCO --smiles-file x.smi", "got both"),
+    "option": ("generate conformer CCO --model MODEL --nfee 3", "did you mean 'nfe'?"),
+    "option without value": ("generate conformer CCO --model MODEL --nfe", "expected a value after '--nfe'"),
+    "option's value": ("generate conformer CCO --model MODEL --nfe many", "nfe: expected a whole number, got 'many'"),
+    "crystal": ("generate crystal LiFePO4", "no bundled model for task 'crystal'"),
+    "graph": ("generate graph", "no bundled model for task 'graph'"),
+    "task of another model": ("generate graph --model MODEL", "expected a task it can do (conformer, molecule)"),
+    "property": ("generate molecule --model MODEL --property gap_ev=3", "did you mean 'gap_eV'?"),
+    "property's form": ("generate molecule --model MODEL --property gap_eV", "expected NAME=VALUE"),
+    "elements that the model cannot promise": ("generate molecule --model MODEL --elements C,N", "cannot promise"),
+    "n_atoms": ("generate molecule --n-atoms many", "write 18 or 4-20"),
+    "device": ("generate conformer CCO --model MODEL --device gpu", "expected 'auto', 'cpu' or 'cuda', got 'gpu'"),
+    "GPU": ("generate conformer CCO --model MODEL --device cuda:99", "expected one of this machine"),
+    "model": ("generate conformer CCO --model nonesuch", "expected a bundled name"),
+    "model file": ("generate conformer CCO --model ./nonesuch.safetensors", "no such file"),
+    "config": ("train /no/such.yaml", "which does not exist"),
+    "data": ("data /no/such.sdf", "does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_commands(case: str, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    line, sentence = COMMANDS[case]
+    assert cli.run([str(model) if word == "MODEL" else word for word in line.split()]) == 2
+    out, err = capfd.readouterr()
+    assert not out and sentence in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda content: content[:-1], "truncated"),
+        (lambda content: content[:7], "truncated"),
+        (lambda content: b"", "truncated"),
+        (lambda content: content[:-3] + b"abc", "was changed after it was saved"),
+        (lambda content: b"CCO is not a model\n", "expected weights saved by sciar"),
+        (None, "expected a readable weights file"),
+    ],
+    ids=["truncated", "cut in the header", "empty", "tampered", "another file", "unreadable"],
+)
+def test_weights(damage: Any, sentence: str, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken.safetensors"
+    if damage is None:
+        broken.mkdir()
+    else:
+        broken.write_bytes(damage(model.read_bytes()))
+    with pytest.raises(WeightsError) as caught:
+        sciar.generate(smiles="CCO", model=broken)
+    assert sentence in str(caught.value) and one_sentence(str(caught.value))
+    assert cli.run(["generate", "conformer", "CCO", "--model", str(broken)]) == 2
+    assert sentence in capfd.readouterr().err
+
+
+def test_full_disk(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "conformer", "CCO", "-n", "3", "--model", str(model)]
+    assert cli.run([*arguments, "-o", "/dev/full"]) == 3
+    err = capfd.readouterr().err
+    assert "no space left on device" in err and err.count("\n") == 1
+    with pytest.raises(SciarError, match="no space left"):
+        sciar.generate(smiles="CCO", model=model, out="/dev/full")
+
+
+def test_a_fault_of_the_model_is_not_dressed_up(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = sciar.load(model)
+    monkeypatch.setattr(generator.model, "_drawn", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        generator.generate(smiles="CCO")
+
+
+def fuzzed(count: int, seed: int) -> None:
+    """Mutated SMILES: each is accepted or refused with one sentence."""
+    rng = random.Random(seed)
+    seeds = [
+        "CC(C)Cc1ccc(cc1)[C@H](C)C(=O)O",
+        "C/C=C\\C#N",
+        "C[N+](C)(C)CC([O-])=O",
+        "c1ccc2[nH]ccc2c1",
+        "[13CH4]",
+        "OS(=O)(=O)c1ccc(Br)cc1",
+        "C%12CC%12",
+    ]
+    letters = "CNOPSFIBclnosr[]()=#@+-/\\%.*:~>$0123456789HXe"
+    accepted = 0
+    for _ in range(count):
+        text = list(rng.choice(seeds))
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(text) + 1)
+            kind = rng.randrange(4)
+            if kind == 0:
+                text[place:place] = rng.choice(letters)
+            elif kind == 1:
+                text[place : place + rng.randint(1, 3)] = []
+            elif kind == 2 and place < len(text):
+                text[place] = rng.choice(letters)
+            else:
+                text[place:place] = text[: rng.randrange(len(text) + 1)]
+        smiles = "".join(text)[:200]
+        try:
+            request = check(smiles=smiles)
+        except InputError as error:
+            assert one_sentence(str(error)), (smiles, str(error))
+        else:
+            graph = request.rows[0].prompt.graph
+            assert graph is not None and graph.n_atoms and graph.bonds is not None
+            accepted += 1
+    assert 0.02 * count < accepted < 0.8 * count
+
+
+def test_mutated_smiles(capfd: pytest.CaptureFixture[str]) -> None:
+    fuzzed(500, seed=0)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_ten_thousand_mutated_smiles(capfd: pytest.CaptureFixture[str]) -> None:
+    fuzzed(10_000, seed=1)
+    assert capfd.readouterr() == ("", "")
+
+
+def one_sentence(text: str) -> bool:
+    """One line that says what was expected, what was got, and what to do."""
+    return "\n" not in text and len(text) < 400 and bool(re.search(r"(expected|unknown).*", text))
