@@ -215,15 +215,16 @@ def _xyz_tags(comment: str) -> dict[str, Any]:
 def _read_cif(path: Path) -> Iterator[Row]:
     import warnings
 
-    from pymatgen.io.cif import CifFile, CifParser
+    from pymatgen.io.cif import CifParser
 
     def parse(block: str) -> Structure:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pymatgen says what it corrected; a failure still raises
             return convert.from_pymatgen(CifParser.from_str(block).parse_structures(primitive=False)[0])
 
-    for row, block in enumerate(CifFile.from_str(path.read_text(encoding="utf-8")).data.values()):
-        yield row, _attempt(parse, str(block))
+    blocks = re.split(r"^(?=data_)", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.IGNORECASE)
+    for row, block in enumerate(block for block in blocks if block.lower().startswith("data_")):
+        yield row, _attempt(parse, block)  # one by one: pymatgen keeps only the last of several blocks with one name
 
 
 def _read_poscar(path: Path) -> Iterator[Row]:
@@ -289,7 +290,10 @@ def _write_all(file: TextIO, structures: Iterable[Structure], suffix: str, flush
         if suffix == ".vasp" and count:
             raise InputError("POSCAR: expected one structure, got several; write .cif or .extxyz")
         opening = {".json": "[\n", ".csv": "SMILES\n"}.get(suffix, "") if not count else {".json": ",\n"}.get(suffix, "")
-        file.write(opening + text(structure))
+        record = text(structure)
+        if suffix == ".cif":  # readers tell blocks apart by their names
+            record = record.replace("data_", f"data_{count}_", 1)
+        file.write(opening + record)
         if flush:
             file.flush()
         count += 1

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Tolerances, from what DFT geometries (QM9, the drug-like conformers of Folmsbee & Hutchison 2020) and ETKDGv3 + MMFF94s keep.
 LENGTH = (0.83, 1.22)  # of the expected bond length
 ANGLE = {"open": 25.0, "ring": 32.0, "fused": 36.0, "small": 40.0, "cage": 80.0}  # degrees around the expected angle, by the centre's rings
-CONTACT = {"near": 0.66, "far": 0.70, "bridge": 0.55, "cage": 0.70}  # of the sum of van der Waals radii; see `_contacts`
+CONTACT = {"near": 0.66, "far": 0.70, "bridge": 0.55, "cage": 0.68}  # of the sum of van der Waals radii; see `_contacts`
 TWIST = {"ring": 35.0, "bond": 60.0}  # degrees, of an aromatic ring bond and of a double bond outside rings
 PYRAMID = {"flat": 0.3, "cage": 0.7}  # Å, of a trigonal carbon above the plane of its neighbours
 FLAT_CENTRE = 0.05  # Å³, signed volumes below this have no handedness
