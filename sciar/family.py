@@ -31,6 +31,10 @@ class Tokenizer(ABC):
     def decode(self, tokens: Any) -> Structure:
         """The structure of `tokens`; total: never raises, whatever the tokens."""
 
+    def limits(self) -> dict[str, Any]:
+        """What prompts may ask for: `elements`, `max_heavy_atoms`, `properties`; kept in the weights file."""
+        return {}
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:

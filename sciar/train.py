@@ -154,11 +154,15 @@ def export(config: Config, folder: Path, statistics: dict[str, Any], card: dict[
 
 def build(config: Config, statistics: dict[str, Any]) -> Model:
     """The untrained model of a configuration; its weights are a function of the seed."""
-    family = load_family(config.family)
-    tokenizer = family.Tokenizer(fill(family.TokenizerConfig, config.tokenizer, "tokenizer"))
+    family, tokenizer = load_family(config.family), _tokenizer(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return family.Model(fill(family.ModelConfig, config.model, "model"), tokenizer, statistics)
+
+
+def _tokenizer(config: Config) -> Any:
+    family = load_family(config.family)
+    return family.Tokenizer(fill(family.TokenizerConfig, config.tokenizer, "tokenizer"))
 
 
 def initialise_from(model: Model, name: str) -> None:
@@ -184,7 +188,7 @@ def prepare(config: Config) -> tuple[TokenArrays, TokenArrays, dict[str, Any]]:
     training, validation = (TokenArrays.concatenated(p) if len(p) > 1 else p[0] for p in parts.values())
     if not len(training):
         raise DataError(f"train: expected records that the {config.family} family can hold in {', '.join(config.data.sets)}, got none")
-    statistics: dict[str, Any] = {"n_records": len(training)}
+    statistics: dict[str, Any] = {"n_records": len(training), **_tokenizer(config).limits()}
     if "properties" in training.arrays:
         values = np.asarray(training.arrays["properties"], dtype=np.float64)
         if np.isfinite(values).any(axis=0).all():
@@ -206,8 +210,7 @@ def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
     """Tokens of some structures from the cache, else encoded now; what does not fit the family is left out and counted."""
     from sciar.datasets import cache_dir
 
-    family = load_family(config.family)
-    tokenizer = family.Tokenizer(fill(family.TokenizerConfig, config.tokenizer, "tokenizer"))
+    family, tokenizer = load_family(config.family), _tokenizer(config)
     key = hashlib.sha256(json.dumps([config.family, dataclasses.asdict(tokenizer.config), label, len(structures), getattr(family.tokens, "VERSION", 1)]).encode())
     folder = cache_dir() / "tokens" / f"{Path(label).name}-{key.hexdigest()[:12]}"
     if not (folder / "index.json").exists():

@@ -41,7 +41,7 @@ class DiffusionHead(nn.Module):
         """What the solver steps share: B(z)."""
         return self.from_state(z)
 
-    def network(self, x: Float[Tensor, "*s 3"], sigma: Float[Tensor, "*s"], state: Float[Tensor, "*s c"]) -> Float[Tensor, "*s 3"]:
+    def network(self, x: Float[Tensor, "*s 3"], sigma: Float[Tensor, "*s"], state: Float[Tensor, "*r c"]) -> Float[Tensor, "*s 3"]:
         """Raw network F; `x` already scaled by c_in."""
         w = self.width
         time = F.silu(self.time(self.fourier_t(sigma.log() / 4)))

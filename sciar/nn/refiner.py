@@ -28,7 +28,7 @@ class Refiner(nn.Module):
         self.distance = nn.ModuleList(nn.Linear(24, width, bias=False) for _ in range(layers))
         self.message = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.push = nn.ModuleList(nn.Linear(width, 1, bias=False) for _ in range(layers))
-        self.update = nn.ModuleList(nn.Sequential(nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(layers))
+        self.update = nn.ModuleList(nn.Sequential(nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(layers - 1))
 
     def forward(
         self, x: Float[Tensor, "b n 3"], sigma: Float[Tensor, "b"], state: Float[Tensor, "b n d"], codes: Int[Tensor, "b n n"], mask: Bool[Tensor, "b n"]
@@ -45,5 +45,6 @@ class Refiner(nn.Module):
             m = F.silu(self.message[i](F.silu(m)))
             shift = (self.push[i](m).squeeze(-1).float() * pairs / (length + 0.5))[..., None] * difference
             x = x + sigma[:, None, None] * shift.sum(2)
-            h = h + self.update[i](torch.cat([h, (m * pairs[..., None].to(m.dtype)).sum(2) * 0.1], -1))
+            if i + 1 < self.layers:
+                h = h + self.update[i](torch.cat([h, (m * pairs[..., None].to(m.dtype)).sum(2) * 0.1], -1))
         return start + (x - start) * mask[..., None]

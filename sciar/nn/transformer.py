@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (key, value) of a new token -> keys and values (b, h, n, d/h) of all
 
 
 class Attention(nn.Module):
@@ -26,22 +30,22 @@ class Attention(nn.Module):
         x: Float[Tensor, "b q d"],
         bias: Float[Tensor, "b h q k"] | None,
         pair: Float[Tensor, "b q k p"] | None = None,
-        cache: tuple[Tensor, Tensor] | None = None,
+        cache: Cache | None = None,
         causal: bool = False,
-    ) -> tuple[Float[Tensor, "b q d"], tuple[Tensor, Tensor]]:
-        """Returns the output and (keys, values) (b, h, k, d/h); `cache` supplies them when q is one new token."""
+    ) -> Float[Tensor, "b q d"]:
+        """With a `cache`, q is one new token and the cache answers its key and value with those of all tokens so far."""
         b, q, d = x.shape
         query, key, value = self.qkv(x).view(b, q, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         if cache is not None:
-            key, value = cache[0](key), cache[1](value)
+            key, value = cache(key, value)
         if pair is None:
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=None if bias is None else bias.to(query.dtype), is_causal=causal)
-            return self.out(mixed.transpose(1, 2).reshape(b, q, d)), (key, value)
+            return self.out(mixed.transpose(1, 2).reshape(b, q, d))
         logits = query @ key.transpose(-1, -2) * (d // self.heads) ** -0.5
         weights = (logits.float() + bias.float()).softmax(-1).to(value.dtype)
         own = (weights @ value).transpose(1, 2).reshape(b, q, d)
         seen = (weights.transpose(1, 2) @ pair.to(value.dtype)).reshape(b, q, self.heads * self.pair)
-        return self.out(torch.cat([own, seen], -1)), (key, value)
+        return self.out(torch.cat([own, seen], -1))
 
 
 class Block(nn.Module):
@@ -54,11 +58,10 @@ class Block(nn.Module):
         self.attention = Attention(width, heads, pair)
         self.feed_in, self.feed_out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Tensor, bias: Tensor | None, pair: Tensor | None = None, cache=None, causal: bool = False) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        mixed, keys = self.attention(self.norm_attention(x), bias, pair, cache, causal)
-        x = x + mixed
+    def forward(self, x: Tensor, bias: Tensor | None, pair: Tensor | None = None, cache: Cache | None = None, causal: bool = False) -> Tensor:
+        x = x + self.attention(self.norm_attention(x), bias, pair, cache, causal)
         gate, up = self.feed_in(self.norm_feed(x)).chunk(2, -1)
-        return x + self.feed_out(F.silu(gate) * up), keys
+        return x + self.feed_out(F.silu(gate) * up)
 
 
 def initialise(module: nn.Module, layers: int) -> None:

@@ -29,7 +29,7 @@ from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier, RadialBasis
 from sciar.nn.head import DiffusionHead
 from sciar.nn.refiner import Refiner
-from sciar.nn.transformer import Block, initialise
+from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
 FARTHEST = 5
@@ -188,11 +188,11 @@ class Words(nn.Module):
         features = self.fourier(properties.nan_to_num()) * given[..., None]
         return self.condition(features.flatten(1))
 
-    def forward(self, words: Int[Tensor, "b w"], properties: Float[Tensor, "b p"], cache: list | None = None, first: int = 0) -> Float[Tensor, "b w v"]:
+    def forward(self, words: Int[Tensor, "b w"], properties: Float[Tensor, "b p"], caches: Sequence[Cache] | None = None, first: int = 0) -> Float[Tensor, "b w v"]:
         position = torch.arange(first, first + words.shape[1], device=words.device)
         h = self.token(words) + self.position(position) + self.start(properties)[:, None]
         for i, block in enumerate(self.blocks):
-            h, _ = block(h, None, cache=None if cache is None else cache[i], causal=cache is None)
+            h = block(h, None, cache=None if caches is None else caches[i], causal=caches is None)
         return self.out(self.norm(h)).float()
 
 
@@ -242,7 +242,7 @@ class Model(AbstractModel):
         h = sum(table(features[..., i]) for i, table in enumerate(self.atom)) + self.theory(batch["theory"])
         bias = self.encoder_bias(seen).permute(0, 3, 1, 2).float().masked_fill(~mask[:, None, None], -1e4)
         for i, block in enumerate(self.encoder):
-            h, _ = block(h, bias[:, i * self.config.heads : (i + 1) * self.config.heads])
+            h = block(h, bias[:, i * self.config.heads : (i + 1) * self.config.heads])
         return self.encoder_norm(h), codes
 
     def slots(self, own: Tensor, anchors: Tensor, geometry: Geometry, level: Tensor, previous: Tensor) -> Tensor:
@@ -291,7 +291,7 @@ class Model(AbstractModel):
         previous = torch.cat([torch.zeros_like(history[:, :1]), history[:, :-1]], 1)
         h = self.slots(state, gather(state, anchor), geometry, level, previous)
         for i, block in enumerate(self.decoder):
-            h, _ = block(h, bias[:, i * c.heads : (i + 1) * c.heads], pair)
+            h = block(h, bias[:, i * c.heads : (i + 1) * c.heads], pair)
         h = self.decoder_norm(h)
         drawn = (mask & (anchor >= 0)).float()
         parts["slot"] = (self.head.loss(h, target, c.draws, generator) * drawn).sum() / drawn.sum().clamp(min=1)

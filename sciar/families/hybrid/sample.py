@@ -19,6 +19,7 @@ from sciar.errors import InputError
 from sciar.families.hybrid.model import gather, local_geometry
 from sciar.families.hybrid.tokens import BOS, EOS, PAD, PROPERTIES, THEORIES, Tokens, text_of, words_of
 from sciar.family import Draw
+from sciar.nn.transformer import Cache
 from sciar.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ class _Job:
     calls: int
 
 
-@torch.inference_mode()
 def sample(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: object) -> Iterator[Draw]:
     """See `sciar.family.Model.sample`; `options` are the fields of `Options`."""
     unknown = sorted(set(options) - {f.name for f in dataclasses.fields(Options)})
@@ -107,8 +107,8 @@ def _graph_of(model: Model, text: str) -> Tokens:
     try:
         return model.tokenizer.encode(from_smiles(text))
     except InputError:
-        empty = {"features": (0, 8), "refs": (0, 5), "side": (0, 4), "twist": (0, 4), "positions": (0, 3), "bonds": (0, 3)}
-        arrays = {name: np.zeros(shape, dtype=np.int64) for name, shape in empty.items()}
+        empty = {"features": (0, 8), "refs": (0, 5), "side": (0, 4), "twist": (0, 4), "bonds": (0, 3)}
+        arrays = {name: np.zeros(shape, dtype=np.int64) for name, shape in empty.items()} | {"positions": np.zeros((0, 3))}
         flat = np.zeros(0, dtype=np.int64)
         try:
             words = words_of(text)
@@ -117,6 +117,7 @@ def _graph_of(model: Model, text: str) -> Tokens:
         return Tokens(words=words, order=flat, anchor=flat, theory=np.zeros(1, int), properties=np.full((1, len(PROPERTIES)), np.nan), **arrays)
 
 
+@torch.inference_mode()
 def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], options: Options) -> list[tuple[str, float, int]]:
     """(text, log-likelihood, network calls) of each prompt; a scaffold is a given prefix."""
     if not model.config.words_layers:
@@ -143,7 +144,7 @@ def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int
         token = words[:, t : t + 1].repeat(2 if guided else 1, 1)
         for cache in caches:
             cache.at = torch.full((len(properties),), t, device=device)
-        logits = model.words(token, properties, [cache.pair(t + 1) for cache in caches], first=t)[:, 0]
+        logits = model.words(token, properties, [cache.up_to(t + 1) for cache in caches], first=t)[:, 0]
         if guided:
             conditional, free = logits.chunk(2)
             logits = free + options.guidance * (conditional - free)
@@ -206,12 +207,15 @@ class _Cache:
         self.at = torch.zeros(rows, dtype=torch.long, device=device)
         self.rows = torch.arange(rows, device=device)
 
-    def pair(self, width: int):  # noqa: ANN201 - two functions (new) -> all up to width
-        def write(store: Tensor, new: Tensor) -> Tensor:
-            store[self.rows, :, self.at] = new[:, :, 0].to(store.dtype)
-            return store[:, :, :width].to(new.dtype)
+    def up_to(self, width: int) -> Cache:
+        """Writes a new token and answers with the first `width` tokens."""
 
-        return (lambda key: write(self.keys, key)), (lambda value: write(self.values, value))
+        def write(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+            for store, new in ((self.keys, key), (self.values, value)):
+                store[self.rows, :, self.at] = new[:, :, 0].to(store.dtype)
+            return self.keys[:, :, :width].to(key.dtype), self.values[:, :, :width].to(value.dtype)
+
+        return write
 
 
 class _Rows:
@@ -240,16 +244,18 @@ class _Rows:
         waiting = iter(self.jobs)
         self._fill(waiting, list(range(self.rows)))
         while any(job is not None for job in self.job):
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
                 self._step()
             at, length = self.at.tolist(), self.length.tolist()
             ready = [r for r, job in enumerate(self.job) if job is not None and at[r] >= length[r]]
             running = sum(job is not None for job in self.job) - len(ready)
             # encoding and refining a few rows at a time costs more than letting them wait for each other
             if ready and (running == 0 or len(ready) >= max(1, self.rows // 4)):
-                yield from self._finish(ready)
+                finished = self._finish(ready)
                 self._fill(waiting, ready)
+                yield from finished
 
+    @torch.inference_mode()
     def _fill(self, waiting: Iterator[_Job], rows: list[int]) -> None:
         new = [(r, job) for r, job in zip(rows, waiting, strict=False)]
         if not new:
@@ -289,7 +295,7 @@ class _Rows:
         heads = model.config.heads
         for i, (block, cache) in enumerate(zip(model.decoder, self.caches, strict=True)):
             cache.at = at
-            h, _ = block(h, bias[:, i * heads : (i + 1) * heads], pair, cache.pair(w))
+            h = block(h, bias[:, i * heads : (i + 1) * heads], pair, cache.up_to(w))
         z = model.decoder_norm(h)[:, 0]
         drawn = anchor[:, 0] >= 0
         local, heavy = torch.zeros_like(positions[:, 0]), self.heavy[rows, at]
@@ -318,7 +324,9 @@ class _Rows:
 
         return noise
 
-    def _finish(self, ready: list[int]) -> Iterator[Draw]:
+    @torch.inference_mode()
+    def _finish(self, ready: list[int]) -> list[Draw]:
+        finished = []
         where = torch.tensor(ready, device=self.device)
         n = int(self.length[where].max())
         x = self.positions[where, :n]
@@ -333,7 +341,8 @@ class _Rows:
             self.job[r] = None
             tokens = dataclasses.replace(job.tokens, positions=xyz[: len(job.tokens.order)])
             score = job.word_score + scores[r] if self.options.score or job.word_score else float("nan")
-            yield Draw(job.index, tokens, score, int(self.calls[r]) + self.options.refine)
+            finished.append(Draw(job.index, tokens, score, int(self.calls[r]) + self.options.refine))
+        return finished
 
     def _refined(self, x: Tensor, state: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
         """Deterministic denoising from refine_sigma to 0 (Euler in σ; the last step returns the estimate)."""

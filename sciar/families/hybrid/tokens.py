@@ -97,6 +97,9 @@ class Tokenizer(AbstractTokenizer):
         self.config = config
         self.element_code = {NUMBERS[e]: i for i, e in enumerate(config.elements)}
 
+    def limits(self) -> dict[str, object]:
+        return {"elements": list(self.config.elements), "max_heavy_atoms": self.config.max_heavy, "properties": list(PROPERTIES)}
+
     def check(self, graph: Structure) -> None:
         """Refuse what the family cannot hold.
 
@@ -170,7 +173,7 @@ def words_of(smiles: str) -> Int[np.ndarray, "w"]:
     return np.array([BOS, *(_ID[p] for p in pieces), EOS], dtype=np.int64)
 
 
-def text_of(words: Iterable[int]) -> str:
+def text_of(words: Iterable[int] | Int[np.ndarray, "w"]) -> str:
     """The text of word ids; special ids are left out; total."""
     return "".join(VOCABULARY[w] for w in map(int, words) if EOS < w < len(VOCABULARY))
 
@@ -229,7 +232,7 @@ class _Layout:
         for k in range(1, n):
             self._reference(k, order, anchor, marks, doubles)
         self.bonds = np.array(
-            [(self.slot[b.GetBeginAtomIdx()], self.slot[b.GetEndAtomIdx()], _bond_type(b)) for b in mol.GetBonds()], dtype=np.int64
+            sorted((*sorted((self.slot[b.GetBeginAtomIdx()], self.slot[b.GetEndAtomIdx()])), _bond_type(b)) for b in mol.GetBonds()), dtype=np.int64
         ).reshape(-1, 3)
         codes = [
             (
