@@ -19,7 +19,7 @@ import hashlib
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -100,8 +100,8 @@ class Info:
 
 def names() -> tuple[str, ...]:
     """Names of the data sets that come with sciar."""
-    found = (module.name for module in pkgutil.iter_modules(__path__) if module.name not in ("store", "folder", "download"))
-    return tuple(sorted(found))
+    modules = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(module.INFO.name for module in modules if hasattr(module, "INFO")))
 
 
 def info(name: str) -> Info:
@@ -171,7 +171,7 @@ def prepare(source: str | Path, progress: Progress | None = None) -> tuple[Store
 
 
 def samples(name: str) -> list[Structure]:
-    """A few real records that come with the package: `qm9` (300 molecules) or `molecules3d` (60 molecules, 2 conformers each).
+    """A few real records that come with the package: `qm9` (240 molecules) or `molecules3d` (48 molecules, 2 conformers each).
 
     Raises:
         DataError: when there are none of this name.

@@ -22,7 +22,8 @@ from zlib import crc32
 import numpy as np
 
 from sciar.convert import from_rdkit
-from sciar.datasets import File, Info, Item, Progress, Rejected, Store, build as build_store
+from sciar.datasets import File, Info, Item, Progress, Rejected, Store
+from sciar.datasets import build as build_store
 from sciar.errors import DataError
 from sciar.structure import Structure
 
@@ -101,9 +102,7 @@ def build(
     facts = Info(Path(out).name, "1", "", "", "", (), (), n_rows=len(smiles), shard_items=1000)
 
     def items(start: int) -> Iterator[Item]:
-        return generate(
-            smiles, n_conformers, workers=workers, seed=seed, timeout_seconds=timeout_seconds, exclude=exclude, start=start
-        )
+        return generate(smiles, n_conformers, workers=workers, seed=seed, timeout_seconds=timeout_seconds, exclude=exclude, start=start)
 
     return build_store(Path(out), items, facts, progress)
 

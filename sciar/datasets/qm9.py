@@ -68,9 +68,7 @@ WHEEL_PROPERTIES = (  # the same, as named in the package qm9pack
 )
 
 ARRAYS = File("qm9_3d.npz", "sha256:1f9a268d996bb2105b116db888922edb808f4d18717d77b1c0f40f53806f0201")
-ARCHIVE = File(
-    "dsgdb9nsd.xyz.tar.bz2", "md5:ad1ebd51ee7f5b3a6e32e974e5d54012", url="https://ndownloader.figshare.com/files/3195389"
-)
+ARCHIVE = File("dsgdb9nsd.xyz.tar.bz2", "md5:ad1ebd51ee7f5b3a6e32e974e5d54012", url="https://ndownloader.figshare.com/files/3195389")
 EXCLUDED = File("uncharacterized.txt", "md5:a361887bacb427b8a0ce7903d92a53b4", url="https://ndownloader.figshare.com/files/3195404")
 WHEEL = File(
     "qm9pack-1.0.3-py3-none-any.whl",
@@ -136,7 +134,7 @@ def with_graph(structure: Structure) -> Structure:
     from rdkit.Geometry import Point3D
 
     assert structure.positions is not None
-    listed = Chem.MolFromSmiles(str(structure.info["smiles"]))
+    listed = Chem.RemoveAllHs(Chem.MolFromSmiles(str(structure.info["smiles"])))
     atoms = match(listed, structure.numbers, structure.positions)
     if atoms is None:
         return structure

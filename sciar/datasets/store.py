@@ -8,7 +8,8 @@ that is still growing can be read at any time. A shard also says how many items 
 Arrays of a shard (r rows, n atoms, m bonds, s and e stereo marks, all rows concatenated, `*_start` of r + 1):
 `numbers` uint8 n · `positions` float32 n × 3 (Å) · `charges` int8, `hydrogens` uint8 n · `cell` float64 r × 3 × 3 ·
 `bonds` int16 m × 3 · `tetrahedral` int16 s × 5 · `double_bonds` int16 e × 5 · `has` uint8 r (which fields are not
-None) · `split` uint8 r · `float/<key>`, `int/<key>` r · `text/<key>`, `json/<key>` UTF-8 bytes that start at `text_start/<key>`, `json_start/<key>`.
+None) · `split` uint8 r · `float/<key>`, `int/<key>` r · `text/<key>`, `json/<key>` UTF-8 bytes, row k of them at
+`text_start/<key>`[k : k + 1].
 """
 
 from __future__ import annotations
@@ -48,11 +49,13 @@ _ABSENT = "\0"  # a text column without an entry in this row
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row of the source that is not in the store: its number from 0, in `file` if there are several, and the reason."""
+    """A row of the source that is not in the store, counted from 0."""
 
     row: int
     reason: str
-    file: str = ""
+
+    def __str__(self) -> str:
+        return f"row {self.row}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,15 +188,12 @@ class Store(Sequence[Structure]):
         """
         if name == "split":
             return [SPLITS[code] if code != NO_SPLIT else "" for code in self._split_codes()]
-        parts = [shard.column(name) for shard in self._shards]
-        if all(part is None for part in parts):
+        if name not in self.columns:
             raise DataError(f"Store.column: expected one of {', '.join(self.columns)}, got {name!r}")
-        if any(isinstance(part, list) for part in parts):
-            texts = [text for part, shard in zip(parts, self._shards, strict=True) for text in part or [""] * len(shard)]
+        if any(shard.has_text(name) for shard in self._shards):
+            texts = [text for shard in self._shards for text in shard.texts(name)]
             return texts if self._rows is None else [texts[i] for i in self._rows]
-        return self._gather(
-            [np.full(len(shard), np.nan) if part is None else part for part, shard in zip(parts, self._shards, strict=True)]
-        )
+        return self._gather([shard.numbers(name) for shard in self._shards])
 
     def _split_codes(self) -> np.ndarray:
         return self._gather([shard.array("split") for shard in self._shards])
@@ -271,7 +271,7 @@ class Writer:
         final = self.path / f"shard-{self._n_shards:05d}.npz"
         draft = self.path / f"draft-{final.name}"
         with open(draft, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            np.savez(file, allow_pickle=False, **arrays)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(final)
@@ -312,15 +312,18 @@ class _Shard:
         start, end = self.array(f"{kind}_start/{key}")[row : row + 2]
         return self.array(f"{kind}/{key}")[start:end].tobytes().decode()
 
-    def column(self, key: str) -> np.ndarray | list[str] | None:
-        for kind in ("float", "int"):
-            if f"{kind}/{key}" in self._offsets:
-                return np.array(self.array(f"{kind}/{key}"))
-        for kind in ("text", "json"):
-            if f"{kind}/{key}" in self._offsets:
-                texts = [self.text(kind, key, row) for row in range(len(self))]
-                return ["" if text == _ABSENT else text for text in texts]
-        return None
+    def has_text(self, key: str) -> bool:
+        return f"text/{key}" in self._offsets or f"json/{key}" in self._offsets
+
+    def texts(self, key: str) -> list[str]:
+        kind = "text" if f"text/{key}" in self._offsets else "json"
+        if f"{kind}/{key}" not in self._offsets:
+            return [""] * len(self)
+        return ["" if text == _ABSENT else text for text in (self.text(kind, key, row) for row in range(len(self)))]
+
+    def numbers(self, key: str) -> np.ndarray:
+        name = next((name for name in (f"float/{key}", f"int/{key}") if name in self._offsets), None)
+        return np.full(len(self), np.nan) if name is None else self.array(name)
 
     def structure(self, row: int) -> Structure:
         start, end = self.array("numbers_start")[row : row + 2]
