@@ -1,0 +1,377 @@
+"""Conformers from SMILES: a model against RDKit ETKDGv3 and ETKDGv3 + MMFF94s in the same run, one thread each.
+
+Three sets: `qm9` (test split, the DFT geometry is the one reference), `drugs` (GEOM-DRUGS test SMILES, no references:
+success and speed) and `hutchison` (drug-like molecules with about ten DFT geometries each; Folmsbee and Hutchison 2020).
+Every method gets the same SMILES, stereo marks included, and is judged by the same checks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sciar import convert, datasets
+from sciar.bench import Progress, Result, published
+from sciar.errors import DataError, InputError
+from sciar.metrics import conformer as metrics
+from sciar.metrics.distance import bootstrap, ratio_of_means
+from sciar.prompt import Prompt
+from sciar.validate import validate
+
+if TYPE_CHECKING:
+    from rdkit.Chem import Mol
+
+Positions = np.ndarray
+Method = Callable[[Sequence[str], int, int], list[list[Positions | None]]]
+"""(SMILES, draws per molecule, seed) → per molecule, per draw, coordinates in Å or None.
+
+Atoms are in the order of the SMILES, hydrogens that are not written follow in the order of `Chem.AddHs`."""
+
+SETS: Mapping[str, int] = {"qm9": 1000, "drugs": 500, "hutchison": 299}  # molecules of the full protocol
+THRESHOLDS: Mapping[str, float] = {"qm9": 0.5, "drugs": 0.75, "hutchison": 0.75}  # Å, for coverage
+BASELINE = "etkdgv3"
+EMBED_SECONDS = 20  # RDKit gives a molecule up after so long: some strained cages never embed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """A molecule to be embedded.
+
+    Args:
+        smiles: isomeric; the only thing a method is given.
+        mol: RDKit molecule of it with explicit hydrogens, in the order a method must answer in.
+        references: k × n × 3, Å, in this order; k = 0 without references.
+    """
+
+    smiles: str
+    mol: Mol
+    references: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What one method did on one set.
+
+    Args:
+        kept: per molecule the draws with the right stereo that the validator accepts, k × n × 3.
+        stereo: per molecule how many draws have finite coordinates and the right stereo.
+        n_draws: draws asked for per molecule.
+        seconds: wall time of the method, from SMILES to coordinates.
+        cpu_seconds: CPU time of the same, which a busy machine does not change.
+    """
+
+    kept: list[np.ndarray]
+    stereo: np.ndarray
+    n_draws: int
+    seconds: float
+    cpu_seconds: float
+
+
+def run_protocol(
+    model: Any = None,
+    n: int = 10,
+    seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
+    sets: str | Sequence[str] = tuple(SETS),
+    limit: int | None = None,
+    methods: Mapping[str, Method] | None = None,
+    device: str | None = None,
+) -> Result:
+    """Run the protocol.
+
+    Args:
+        model: judged beside the two baselines; None = the baselines only.
+        n: draws per molecule.
+        seed: of the draws; the choice of molecules is fixed.
+        progress: told which method is on which set.
+        sets: of `SETS`, or a comma-separated text.
+        limit: at most so many molecules of each set.
+        methods: more methods, by name.
+        device: where the model runs.
+
+    Raises:
+        InputError: unknown set.
+        DataError: a set's files are missing.
+    """
+    names = [s.strip() for s in sets.split(",")] if isinstance(sets, str) else list(sets)
+    if unknown := [s for s in names if s not in SETS]:
+        raise InputError(f"bench conformers: expected sets among {', '.join(SETS)}, got {unknown[0]!r}")
+    table: dict[str, Method] = {BASELINE: etkdg, "etkdgv3+mmff94s": etkdg_mmff, **(methods or {})}
+    subject = None
+    if model is not None:
+        from sciar.bench import front
+
+        subject = front.name_of(model)
+        table[subject] = front.conformers(model, device)
+    rows: list[dict[str, Any]] = []
+    intervals: dict[str, tuple[float, float]] = {}
+    notes: list[str] = []
+    drawn, seconds = 0, 0.0
+    for name in names:
+        targets, note = load_targets(name, limit)
+        notes.append(note)
+        outcomes = {}
+        for k, (label, method) in enumerate(table.items()):
+            progress(f"{name}: {label}", k, len(table))
+            outcomes[label] = draw(method, targets, n, seed)
+        for label in outcomes:
+            row, more = summary(targets, outcomes, label, THRESHOLDS[name])
+            rows.append({"method": label, "set": name, **row})
+            if label == subject:
+                intervals |= {f"{name}_{key}": value for key, value in more.items()}
+                drawn += n * len(targets)
+                seconds += outcomes[label].seconds
+    raw = {f"{r['set']}_{k}": v for r in rows if r["method"] == subject for k, v in r.items() if k not in ("method", "set")}
+    return Result("conformers", n * sum(r["molecules"] for r in rows if r["method"] == BASELINE), drawn, seconds, raw, None, intervals,
+                  published("conformers"), rows, notes)  # fmt: skip
+
+
+def draw(method: Method, targets: Sequence[Target], n: int, seed: int) -> Outcome:
+    """Let a method answer, and judge every answer by the same checks: stereo, then `sciar.validate`."""
+    begin, begin_cpu = time.perf_counter(), time.process_time()
+    answers = method([t.smiles for t in targets], n, seed)
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
+    kept, stereo = [], []
+    for target, answer in zip(targets, answers, strict=True):
+        shape = (target.mol.GetNumAtoms(), 3)
+        finite = [x for x in answer[:n] if x is not None and np.shape(x) == shape and np.isfinite(x).all()]
+        right = [x for x in finite if metrics.stereo_kept(target.mol, x)]
+        prompt = Prompt(graph=convert.from_rdkit(target.mol))
+        assert prompt.graph is not None
+        good = [x for x in right if validate(prompt.graph.replace(positions=x), prompt).valid]
+        kept.append(np.array(good).reshape(-1, *shape))
+        stereo.append(len(right))
+    return Outcome(kept, np.array(stereo), n, seconds, cpu_seconds)
+
+
+def summary(
+    targets: Sequence[Target], outcomes: Mapping[str, Outcome], label: str, threshold: float
+) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+    """One line of the table and its intervals.
+
+    `success`: kept draws / draws; `success_stereo`: draws with the right stereo / draws; `success_molecule`: molecules with
+    a kept draw. Rates are kept draws per second of CPU time (`kept_per_s`) and of wall time. RMSDs and their ratio are over the
+    molecules that every method answered (`compared`), coverage over all molecules (no draw = nothing covered).
+    """
+    mine, base = outcomes[label], outcomes[BASELINE]
+    counts = np.array([len(k) for k in mine.kept])
+    row: dict[str, Any] = {
+        "molecules": len(targets),
+        "success": float(counts.mean() / mine.n_draws),
+        "success_stereo": float(mine.stereo.mean() / mine.n_draws),
+        "success_molecule": float((counts > 0).mean()),
+    }
+    intervals = {"success": bootstrap(counts / mine.n_draws)}
+    with_references = [k for k, t in enumerate(targets) if len(t.references)]
+    if with_references:
+        table = {name: _matched(targets, outcomes[name], with_references, threshold) for name in {label, BASELINE}}
+        common = np.array([all(len(o.kept[k]) for o in outcomes.values()) for k in with_references])
+        amr, reference_amr = (np.array([m["amr_recall"] for m in table[name]])[common] for name in (label, BASELINE))
+        precise = [m["amr_precision"] for m, use in zip(table[label], common, strict=True) if use]
+        row |= {
+            "compared": int(common.sum()),
+            "rmsd": float(amr.mean()) if len(amr) else float("nan"),
+            "rmsd_median": float(np.median(amr)) if len(amr) else float("nan"),
+            "rmsd_ratio": float(amr.mean() / reference_amr.mean()) if len(amr) else float("nan"),
+            "coverage": float(np.mean([m["cov_recall"] for m in table[label]])),
+            "rmsd_precision": float(np.mean(precise)) if precise else float("nan"),
+            "coverage_precision": float(np.mean([m["cov_precision"] for m in table[label]])),
+        }
+        intervals["rmsd"] = bootstrap(amr)
+        intervals["rmsd_ratio"] = bootstrap(amr, reference_amr, statistic=ratio_of_means)
+        intervals["coverage"] = bootstrap(np.array([m["cov_recall"] for m in table[label]]))
+        answered = [k for k in with_references if len(mine.kept[k])]
+        reference = metrics.internals((targets[k].mol, targets[k].references) for k in answered)
+        row |= metrics.internal_distances(reference, metrics.internals((targets[k].mol, mine.kept[k]) for k in answered))
+    rate, base_rate = (sum(map(len, o.kept)) / o.cpu_seconds for o in (mine, base))
+    row |= {
+        "seconds": mine.seconds,
+        "kept_per_s": rate,
+        "kept_per_wall_s": float(counts.sum() / mine.seconds),
+        "speed_ratio": rate / base_rate if base_rate else float("nan"),
+    }
+    return row, intervals
+
+
+def _matched(targets: Sequence[Target], outcome: Outcome, which: Sequence[int], threshold: float) -> list[dict[str, float]]:
+    out = []
+    for k in which:
+        matrix = metrics.rmsd(targets[k].references, outcome.kept[k], metrics.symmetry(targets[k].mol))
+        out.append(metrics.coverage(matrix, threshold))
+    return out
+
+
+def etkdg(smiles: Sequence[str], n: int, seed: int, optimise: bool = False) -> list[list[Positions | None]]:
+    """RDKit ETKDGv3 with its defaults, one thread; molecules that take longer than `EMBED_SECONDS` fail.
+
+    RDKit multiplies the seed by the conformer's number, so that seed 0 gives n times the same conformer: 1 is added.
+
+    Args:
+        smiles: molecules.
+        n: conformers of each.
+        seed: from 0.
+        optimise: then minimise with MMFF94s, RDKit's default of 200 steps, where it has the parameters.
+
+    Source: Wang et al. 2020 (ETKDGv3); Halgren 1999 (MMFF94s).
+    """
+    from rdkit import rdBase
+    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
+
+    out: list[list[Positions | None]] = []
+    with rdBase.BlockLogs():
+        for text in smiles:
+            mol = molecule(text)
+            options = rdDistGeom.ETKDGv3()
+            options.randomSeed, options.numThreads = seed + 1, 1
+            if hasattr(options, "timeout"):
+                options.timeout = EMBED_SECONDS
+            rdDistGeom.EmbedMultipleConfs(mol, n, options)
+            if optimise and mol.GetNumConformers() and rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+                rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(mol, numThreads=1, mmffVariant="MMFF94s")
+            found: list[Positions | None] = [c.GetPositions() for c in mol.GetConformers()]
+            out.append(found + [None] * (n - len(found)))
+    return out
+
+
+def etkdg_mmff(smiles: Sequence[str], n: int, seed: int) -> list[list[Positions | None]]:
+    """`etkdg`, then MMFF94s."""
+    return etkdg(smiles, n, seed, optimise=True)
+
+
+def molecule(smiles: str) -> Mol:
+    """RDKit molecule with explicit hydrogens in the order methods answer in."""
+    from rdkit import Chem
+
+    rules = Chem.SmilesParserParams()
+    rules.removeHs = False
+    mol = Chem.MolFromSmiles(smiles, rules)
+    if mol is None:
+        raise InputError(f"bench conformers: expected a SMILES, got {smiles!r}")
+    return Chem.AddHs(mol)
+
+
+def target(mol: Mol, references: np.ndarray) -> Target:
+    """A target from a molecule with explicit hydrogens and coordinates in its order; stereo is that of the first reference.
+
+    Atoms are put into the order of the SMILES, so that every method can be given the SMILES alone.
+    """
+    from rdkit import Chem
+
+    mol = Chem.Mol(mol)
+    for atom in mol.GetAtoms():
+        atom.SetAtomMapNum(0)
+        atom.SetIntProp("_place", atom.GetIdx())
+    mol.RemoveAllConformers()
+    if len(references):
+        shape = Chem.Conformer(mol.GetNumAtoms())
+        shape.SetPositions(np.ascontiguousarray(references[0], dtype=float))
+        mol.AddConformer(shape)
+        Chem.AssignStereochemistryFrom3D(mol)
+    bare = Chem.RemoveHs(mol)  # those that a double bond's mark needs stay
+    smiles = Chem.MolToSmiles(bare)
+    output = bare.GetPropsAsDict(True, True)["_smilesAtomOutputOrder"]
+    order = [bare.GetAtomWithIdx(i).GetIntProp("_place") for i in output]
+    written = len(order)
+    mine = molecule(smiles)
+    used = set(order)
+    for atom in list(mine.GetAtoms())[written:]:
+        owner = mol.GetAtomWithIdx(order[atom.GetNeighbors()[0].GetIdx()])
+        free = [h.GetIdx() for h in owner.GetNeighbors() if h.GetAtomicNum() == 1 and h.GetIdx() not in used]
+        if not free:
+            break
+        used.add(free[0])
+        order.append(free[0])
+    numbers = [a.GetAtomicNum() for a in mol.GetAtoms()]
+    if len(order) != len(numbers) or [numbers[i] for i in order] != [a.GetAtomicNum() for a in mine.GetAtoms()]:
+        raise InputError(f"bench conformers: expected a closed-shell molecule, got {smiles}, which comes back with other atoms")
+    moved = np.asarray(references, dtype=float).reshape(-1, mol.GetNumAtoms(), 3)[:, order]
+    return Target(smiles, mine, moved)
+
+
+def load_targets(name: str, limit: int | None = None) -> tuple[list[Target], str]:
+    """The molecules of a set in a fixed order, and a sentence on what was left out.
+
+    Raises:
+        DataError: files are missing.
+    """
+    source = {"qm9": _qm9, "drugs": _drugs, "hutchison": _hutchison}[name]()
+    most = min(limit or SETS[name], SETS[name])
+    targets: list[Target] = []
+    unusable = seen = 0
+    for mol, references in source:
+        if len(targets) == most:
+            break
+        seen += 1
+        try:
+            found = target(mol, references) if _plain(mol) else None
+        except InputError:
+            found = None
+        if found is not None and len(references):
+            right = [metrics.stereo_kept(found.mol, x) for x in found.references]
+            found = Target(found.smiles, found.mol, found.references[right]) if any(right) else None
+        if found is None:
+            unusable += 1
+        else:
+            targets.append(found)
+    return targets, f"{name}: {len(targets)} molecules, {unusable} of {seen} left out (broken graph, radical or several parts)"
+
+
+def _plain(mol: Mol | None) -> bool:
+    from rdkit import Chem
+
+    return mol is not None and len(Chem.GetMolFrags(mol)) == 1 and not any(a.GetNumRadicalElectrons() for a in mol.GetAtoms())
+
+
+def _qm9() -> Iterator[tuple[Mol, np.ndarray]]:
+    store = datasets.load("qm9", "test")
+    for row in np.random.default_rng(0).permutation(len(store)).tolist():
+        structure = store[row]
+        if structure.bonds is not None:
+            yield convert.to_rdkit(structure), structure.positions[None]
+
+
+def _drugs() -> Iterator[tuple[Mol | None, np.ndarray]]:
+    from rdkit import Chem, rdBase
+
+    with np.load(_file("geom_drugs_smiles.npz"), allow_pickle=False) as arrays:
+        lines = arrays["test_smiles_utf8"].tobytes().decode().split("\n")
+    for row in np.random.default_rng(0).permutation(len(lines)).tolist():
+        with rdBase.BlockLogs():
+            mol = Chem.MolFromSmiles(lines[row])
+        yield (None, np.zeros((0, 0, 3))) if mol is None else (Chem.AddHs(mol), np.zeros((0, 0, 3)))
+
+
+def _hutchison() -> Iterator[tuple[Mol | None, np.ndarray]]:
+    from rdkit import Chem, rdBase
+
+    with np.load(_file("conf_hutchison_dev.npz"), allow_pickle=False) as arrays:
+        lines = arrays["mapped_smiles_utf8"].tobytes().decode().split("\n")
+        shapes = list(zip(arrays["n_conf"].tolist(), arrays["n_atoms"].tolist(), strict=True))
+        positions = arrays["pos"]
+    rules = Chem.SmilesParserParams()
+    rules.removeHs = False
+    start = 0
+    for line, (n_conf, n_atoms) in zip(lines, shapes, strict=True):
+        block = positions[start : start + n_conf * n_atoms].reshape(n_conf, n_atoms, 3)
+        start += n_conf * n_atoms
+        with rdBase.BlockLogs():
+            mol = Chem.MolFromSmiles(line, rules)
+        if mol is None or mol.GetNumAtoms() != n_atoms:
+            yield None, block
+        else:
+            yield mol, block[:, [atom.GetAtomMapNum() - 1 for atom in mol.GetAtoms()]]
+
+
+def _file(name: str) -> Path:
+    for folder in (os.environ.get("SCIAR_DATA"), datasets.cache_dir() / "raw"):
+        if folder and (path := Path(folder) / name).exists():
+            return path
+    raise DataError(
+        f"bench conformers: expected the file {name}, got none; set SCIAR_DATA to a folder with it or leave its set out (sets=)"
+    )

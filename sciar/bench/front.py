@@ -1,0 +1,87 @@
+"""The only file of the benchmarks that knows how a model is loaded and asked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sciar.errors import InputError
+from sciar.structure import Structure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """Raw draws of a model.
+
+    Args:
+        structures: in draw order, judged or not; None where nothing was drawn.
+        scores: log-likelihoods in nats; nan = not known.
+        seconds: wall time of drawing and judging.
+        calls: network evaluations in all.
+    """
+
+    structures: list[Structure | None]
+    scores: np.ndarray
+    seconds: float
+    calls: int
+
+
+def name_of(model: Any) -> str:
+    """How the model is called in a table."""
+    return str(getattr(model, "name", None) or os.fspath(model))
+
+
+def load(model: Any, device: str | None = None) -> Any:
+    """A `Generator`: the model itself, or the one of that name or file."""
+    if hasattr(model, "generate"):
+        return model
+    import sciar
+
+    return sciar.load(model, device=device)
+
+
+def conformers(model: Any, device: str | None = None) -> Any:
+    """A `Method` for the protocol `conformers`; no retries, no fallback, one CPU thread."""
+    generator = load(model, device)
+
+    def draw(smiles: Sequence[str], n: int, seed: int) -> list[list[np.ndarray | None]]:
+        answers: list[list[np.ndarray | None]] = [[None] * n for _ in smiles]
+        with one_thread():
+            try:
+                samples = generator.generate("conformer", smiles=list(smiles), n=n, seed=seed, retry=0, fallback=None)
+            except InputError:
+                if len(smiles) > 1:
+                    raise
+                return answers  # all rows were refused
+        for record in samples.records:
+            positions = record.verdict.structure.positions
+            if positions is not None and len(positions):
+                answers[record.row][record.draw] = positions
+        return answers
+
+    return draw
+
+
+def de_novo(model: Any, n: int, seed: int, device: str | None = None, **options: Any) -> Drawn:
+    """n molecules, one draw each, nothing redrawn."""
+    samples = load(model, device).generate("molecule", n=n, seed=seed, retry=0, **options)
+    structures = [r.verdict.structure if r.verdict.structure.n_atoms else None for r in samples.records]
+    return Drawn(structures, samples.scores, samples.run.seconds, samples.run.calls)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one CPU thread, so that rates are per thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
