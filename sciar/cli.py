@@ -6,6 +6,7 @@ Exit codes: 0 every requested sample was drawn; 2 unusable input; 3 interrupted,
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -230,21 +231,31 @@ def finetune(
     context: typer.Context, file: Annotated[Path, typer.Argument(help="Your molecules or crystals.")], model: ModelName = None
 ) -> None:
     """Train a bundled model further on your own file."""
-    finetuned = _module("finetune").finetune
+    try:
+        finetuned = importlib.import_module("sciar.finetune").finetune
+    except ModuleNotFoundError:
+        raise InputError("finetune: expected a version of sciar that has it, got one that does not; upgrade sciar") from None
     typer.echo(f"weights: {finetuned(file, **({'model': model} if model else {}), **_only_options(context))}")
 
 
-@verbs.command()
+@verbs.command(context_settings=OPTIONS)
 def bench(
-    name: Annotated[str, typer.Argument(help="The protocol.")],
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The protocol: conformers, qm9 or speed.")],
     model: ModelName = None,
     samples: Annotated[Path | None, typer.Option(help="A file of samples instead of a model.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the numbers go.")] = None,
+    n: Annotated[int | None, typer.Option("-n", "--n", help="Draws; the protocol's own number if not given.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws and of the choice of molecules.")] = 0,
+    quiet: Quiet = False,
 ) -> None:
-    """Measure a model or a file of samples by a published protocol."""
-    result = _module("bench").run(name, model=model, samples=samples, json=json_file)
-    if result is not None:
-        typer.echo(result if isinstance(result, str) else json.dumps(result, indent=1, default=str))
+    """Measure a model or a file of samples by a published protocol; other options go to the protocol."""
+    from sciar.bench import run
+
+    options = _only_options(context)
+    with _rows(quiet) as progress:
+        result = run(name, model=model, samples=samples, json=json_file, n=n, seed=seed, progress=progress, **options)
+    typer.echo(str(result))
 
 
 @verbs.command()
@@ -265,7 +276,6 @@ def models() -> None:
 @verbs.command()
 def doctor() -> None:
     """What works here: environment, device, weights, extras."""
-    import importlib.metadata
     import importlib.util
 
     import torch
@@ -365,7 +375,7 @@ def _only_options(context: typer.Context) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _bar(quiet: bool, unit: str) -> Iterator[Callable[[int, int], None] | None]:
+def _bar(quiet: bool, unit: str) -> Iterator[Callable[..., None] | None]:
     """A rich progress bar on stderr; None where nobody looks."""
     if quiet or not sys.stderr.isatty():
         yield None
@@ -376,22 +386,11 @@ def _bar(quiet: bool, unit: str) -> Iterator[Callable[[int, int], None] | None]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(unit, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total, what=unit: bar.update(task, completed=done, total=total, description=what)
 
 
 @contextlib.contextmanager
 def _rows(quiet: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
     """As `_bar`, for work of several parts with names."""
     with _bar(quiet, "") as progress:
-        yield (lambda what, done, total: progress(done, total or 0)) if progress else None
-
-
-def _module(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(f"sciar.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"sciar.{name}":
-            raise
-        raise InputError(f"{name}: expected a version of sciar that has it, got one that does not; upgrade sciar") from None
+        yield (lambda what, done, total: progress(done, total, what)) if progress else None

@@ -256,7 +256,14 @@ def _draw(generator: Generator, request: Request, how: How, rows: tuple[Row, ...
     if all(row.problem for row in rows):
         raise InputError(str(rows[0].problem))
     sha256 = str(generator.header["sha256"])
-    arguments = {**request.arguments, "retry": how.retry, "keep": how.keep, "fallback": how.fallback, **options}
+    arguments = {
+        **request.arguments,
+        "retry": how.retry,
+        "keep": how.keep,
+        "fallback": how.fallback,
+        "drop_invalid": how.drop_invalid,
+        **options,
+    }
     done: list[Record] = []
     interrupted = False
     journal: Journal | None = None

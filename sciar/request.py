@@ -19,6 +19,7 @@ import numpy as np
 from sciar.errors import InputError
 from sciar.notation import elements, parse_formula, parse_smiles
 from sciar.prompt import Prompt
+from sciar.record import pack, unpack
 from sciar.structure import NUMBERS, SYMBOLS, Structure
 
 TASKS = ("conformer", "molecule", "graph", "crystal")
@@ -94,7 +95,7 @@ def check(task: str | None = None, *, n: int = 1, **constraints: Any) -> Request
         shared["scaffold"] = arguments["scaffold"] = _scaffold(given["scaffold"])
     if "fixed" in given:
         shared["fixed"] = _fixed(given["fixed"])
-        arguments["fixed"] = {"numbers": shared["fixed"].numbers.tolist(), "positions": shared["fixed"].positions.tolist()}
+        arguments["fixed"] = pack(shared["fixed"])
     if "pxrd" in given:
         shared["pxrd"] = _pattern(given["pxrd"])
         arguments["pxrd"] = shared["pxrd"].tolist()
@@ -255,7 +256,7 @@ def _scaffold(value: Any) -> str:
 
 def _fixed(value: Any) -> Structure:
     if isinstance(value, Mapping):
-        value = Structure(**value)
+        value = unpack(value)
     elif isinstance(value, (str, os.PathLike)):
         from sciar import files
 
