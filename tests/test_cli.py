@@ -111,7 +111,7 @@ def test_ctrl_c_exits_with_3_and_resumes(tmp_path: Path, capfd: pytest.CaptureFi
     said, err = process.communicate(timeout=60)
     assert process.returncode == 3 and "interrupted:" in said and "Traceback" not in err
     part = out.read_text().count("$$$$")
-    assert 4 <= part < 20
+    assert 3 <= part < 20  # the journal may be one draw ahead of the file
     capfd.readouterr()
     assert cli.run(line[3:]) == 0
     assert "20 valid of 20 drawn" in capfd.readouterr().out and not journal.exists()
