@@ -69,7 +69,10 @@ class Result:
         """Header and cells as text: measured rows, then published ones."""
         lines: list[Mapping[str, Any]] = [*self.rows]
         header = list(dict.fromkeys(key for line in lines for key in line))
-        lines += [{header[0]: p["model"], **{k: v for k, v in p["values"].items() if k in header}} for p in self.published if header]
+        for row in self.published if header else ():
+            label = row["model"] + ("" if row["comparable"] else " (another protocol)")
+            known = {"set": row.get("set"), **row["values"]}
+            lines.append({header[0]: label, **{key: value for key, value in known.items() if key in header}})
         return header, [[_cell(line.get(key)) for key in header] for line in lines]
 
     def __str__(self) -> str:
