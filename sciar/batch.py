@@ -122,7 +122,9 @@ class TokenArrays:
             axes = {axis for axis, _, _ in fields.values()}
             return cls(kind, arrays, {axis: np.load(folder / f"offsets_{axis}.npy", allow_pickle=False) for axis in axes})
         except (OSError, ValueError) as error:
-            raise DataError(f"tokens in {folder}: expected a folder written by `sciar train`, got {error}; delete it to prepare again") from error
+            raise DataError(
+                f"tokens in {folder}: expected a folder written by `sciar train`, got {error}; delete it to prepare again"
+            ) from error
 
     def subset(self, rows: np.ndarray) -> TokenArrays:
         """Some records, copied."""

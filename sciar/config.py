@@ -110,7 +110,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise
     if not isinstance(plain, dict):
         raise InputError(f"config {path.name}: expected a mapping of family, data, model, train, got {type(plain).__name__}")
-    return fill(Config, plain, path.name)
+    return fill(Config, {str(k): v for k, v in plain.items()}, path.name)
 
 
 def fill(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -125,9 +125,9 @@ def fill(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, 1)
             raise InputError(f"{where}: unknown key {key!r}; {f'did you mean {near[0]!r}?' if near else 'expected ' + ', '.join(fields)}")
-        default = fields[key].default
-        if default is dataclasses.MISSING and fields[key].default_factory is not dataclasses.MISSING:
-            default = fields[key].default_factory()
+        default, make = fields[key].default, fields[key].default_factory
+        if default is dataclasses.MISSING and make is not dataclasses.MISSING:
+            default = make()
         made[key] = _cast(value, default, f"{where}: {key}")
     return kind(**made)
 

@@ -23,6 +23,8 @@ from sciar.structure import Structure
 class Tokenizer(ABC):
     """Structure ↔ tokens. Final classes only; no torch module, no learned state."""
 
+    config: Any  # a frozen dataclass
+
     @abstractmethod
     def encode(self, structure: Structure, prompt: Prompt) -> Any:
         """Tokens of `structure` given `prompt`. Raises ValueError, saying why, if it cannot be held."""
@@ -60,14 +62,15 @@ class Model(nn.Module, ABC):
     `for draw in model.sample(prompts, keys): structure = tokenizer.decode(draw.tokens)`.
     """
 
+    config: Any  # a frozen dataclass
+    tokenizer: Tokenizer
+
     @abstractmethod
     def loss(self, batch: Any, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """{"loss": scalar, part: scalar …}, all finite."""
 
     @abstractmethod
-    def sample(
-        self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any
-    ) -> Iterator[Draw]:
+    def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
         """Draw one answer per prompt, yielded as they finish, in any order.
 
         Draw i is a function of (prompts[i], keys[i], weights) alone, where a key is (seed, index): the same for
@@ -90,5 +93,7 @@ def load_family(name: str) -> ModuleType:
         raise ValueError(f"family: expected octree, hybrid, blocks or an importable module, got {name!r}") from None
     missing = [n for n in ("Tokens", "TokenizerConfig", "Tokenizer", "ModelConfig", "Model") if not hasattr(module, n)]
     if missing:
-        raise ValueError(f"family {name!r}: expected the names Tokens TokenizerConfig Tokenizer ModelConfig Model, lacks {', '.join(missing)}")
+        raise ValueError(
+            f"family {name!r}: expected the names Tokens TokenizerConfig Tokenizer ModelConfig Model, lacks {', '.join(missing)}"
+        )
     return module

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -114,7 +115,7 @@ class Structure:
             order = [s for s in ("C", "H") if s in symbols] + [s for s in order if s not in ("C", "H")]
         return "".join(s + (str(symbols[s]) if symbols[s] > 1 else "") for s in order)
 
-    def replace(self, **changes: object) -> Structure:
+    def replace(self, **changes: Any) -> Structure:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
@@ -139,7 +140,7 @@ class Structure:
     def rotated(self, rotation: Float[np.ndarray, "3 3"]) -> Structure:
         """Positions and cell times a proper rotation: x ↦ R x."""
         rotation = np.asarray(rotation, dtype=np.float64)
-        moved = {}
+        moved: dict[str, Any] = {}
         if self.positions is not None:
             moved["positions"] = self.positions @ rotation.T
         if self.cell is not None:
@@ -175,7 +176,7 @@ class Structure:
         new_of_old = np.full(self.n_atoms + 1, -2, dtype=np.int64)  # the last entry maps NONE (-1) to itself
         new_of_old[-1] = NONE
         new_of_old[atoms] = np.arange(len(atoms))
-        changes: dict[str, object] = {"numbers": self.numbers[atoms]}
+        changes: dict[str, Any] = {"numbers": self.numbers[atoms]}
         for name in ("positions", "charges", "hydrogens"):
             value = getattr(self, name)
             if value is not None:
@@ -197,7 +198,7 @@ def _restored(fields: dict) -> Structure:
 
 
 def _frozen(value: object, dtype: type, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.array(value, dtype=dtype)
+    array: np.ndarray = np.array(value, dtype=dtype)
     if array.size == 0 and len(shape) == 2 and shape[0] == -1:
         array = array.reshape(0, shape[1])
     if array.ndim != len(shape) or any(want not in (-1, got) for want, got in zip(shape, array.shape, strict=True)):

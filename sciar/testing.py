@@ -1,7 +1,7 @@
 """The laws a family keeps, shipped so that a family of your own can be held to them too.
 
-    from sciar.testing import check_family
-    check_family("hybrid", structures)
+from sciar.testing import check_family
+check_family("hybrid", structures)
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def check_tokenizer(tokenizer: Tokenizer, structures: Sequence[Structure], toler
         assert (again.numbers == structure.numbers).all(), "decode(encode(s)) has other atoms"
         if structure.positions is not None and again.positions is not None:
             assert np.abs(distances(again) - distances(structure)).max() <= tolerance, "decode(encode(s)) has other distances"
-            assert np.sign(_volume(again)) == np.sign(_volume(structure)) or abs(_volume(structure)) < 1e-3, "decode(encode(s)) is a mirror image"
+            assert np.sign(_volume(again)) == np.sign(_volume(structure)) or abs(_volume(structure)) < 1e-3, (
+                "decode(encode(s)) is a mirror image"
+            )
         repeated = tokenizer.encode(structure, Prompt())
         shuffled = tokenizer.encode(structure.permuted(rng.permutation(structure.n_atoms)), Prompt())
         for field in _batched(tokens):
@@ -87,7 +89,9 @@ def check_saved(family: str, model: Model, tokenizer: Tokenizer, kind: type, str
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
         statistics = getattr(model, "statistics", {})
-        checkpoint.save(path, model, family=family, tokenizer_config=tokenizer.config, model_config=model.config, statistics=statistics, card={})  # type: ignore[attr-defined]
+        checkpoint.save(
+            path, model, family=family, tokenizer_config=tokenizer.config, model_config=model.config, statistics=statistics, card={}
+        )
         _, restored = checkpoint.build(*checkpoint.open_weights(path))
     before, after = (m.loss(batch, torch.Generator().manual_seed(3))["loss"] for m in (model.eval(), restored))
     assert torch.equal(before, after), "a saved model has another loss"

@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ class Learner(L.LightningModule):
             self._clock, self._tokens = now, 0
             n = sum(p.numel() for p in self.model.parameters())
             # 6 n FLOPs per token is a lower bound: the diffusion head is run several times per slot
-            self.log_dict({"tokens_per_second": rate, "tflops": 6 * n * rate / 1e12, "utilisation": 6 * n * rate / _peak_flops(self.device)}, prog_bar=True)
+            self.log_dict(
+                {"tokens_per_second": rate, "tflops": 6 * n * rate / 1e12, "utilisation": 6 * n * rate / _peak_flops(self.device)},
+                prog_bar=True,
+            )
 
     def validation_step(self, batch: Batch, index: int) -> None:
         parts = self.model.loss(batch, self._generator(12345, index, 0))
@@ -70,15 +74,14 @@ class Learner(L.LightningModule):
             done = min(1.0, (step - c.warmup) / max(1, c.steps - c.warmup))
             return c.floor + (1 - c.floor) * 0.5 * (1 + math.cos(math.pi * done))
 
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"},
+        }
 
     def _generator(self, *key: int) -> torch.Generator:
         seed = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest(), "little")
         return torch.Generator(device=self.device).manual_seed(seed)
-
-
-class Checkpoints(ModelCheckpoint):
-    """Lightning's training state every few steps, and the averaged weights beside it as one safetensors file."""
 
 
 class Progress(Callback):
@@ -115,27 +118,48 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
     ranks = train.devices
     rank = int(os.environ.get("LOCAL_RANK", 0))
     trainer = L.Trainer(
-        default_root_dir=folder, max_steps=train.steps, max_time={"minutes": train.max_minutes} if train.max_minutes else None,
-        accelerator=train.accelerator, devices=train.devices, strategy=train.strategy,
-        precision="bf16-mixed" if train.precision == "bf16" else "32-true", gradient_clip_val=train.clip,
-        logger=CSVLogger(folder, name="", version="log", flush_logs_every_n_steps=50), log_every_n_steps=50,
-        val_check_interval=train.validate_every if len(validation) else None, limit_val_batches=1.0 if len(validation) else 0,
-        check_val_every_n_epoch=None, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        default_root_dir=folder,
+        max_steps=train.steps,
+        max_time=timedelta(minutes=train.max_minutes) if train.max_minutes else None,
+        accelerator=train.accelerator,
+        devices=train.devices,
+        strategy=train.strategy,
+        precision="bf16-mixed" if train.precision == "bf16" else "32-true",
+        gradient_clip_val=train.clip,
+        logger=CSVLogger(folder, name="", version="log", flush_logs_every_n_steps=50),
+        log_every_n_steps=50,
+        val_check_interval=train.validate_every if len(validation) else None,
+        limit_val_batches=1.0 if len(validation) else 0,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
         callbacks=[
             EMAWeightAveraging(decay=train.ema),
-            ModelCheckpoint(dirpath=folder, filename="state", every_n_train_steps=train.save_every, save_top_k=1, enable_version_counter=False, save_last=False),
+            ModelCheckpoint(
+                dirpath=folder,
+                filename="state",
+                every_n_train_steps=train.save_every,
+                save_top_k=1,
+                enable_version_counter=False,
+                save_last=False,
+            ),
             *([Progress(progress, train.steps)] if progress else []),
         ],
     )
     learner = Learner(model, config)
     loader = DataLoader(Batches(training, config.data.batch_tokens, train.seed, done, rank, ranks), batch_size=None)
-    held_out = DataLoader([validation.batch(rows) for rows in plan(validation, config.data.batch_tokens, 0, 0)] if len(validation) else [], batch_size=None)
+    checks: Any = [validation.batch(rows) for rows in plan(validation, config.data.batch_tokens, 0, 0)] if len(validation) else []
+    held_out = DataLoader(checks, batch_size=None)
     started = time.time()
     trainer.fit(learner, loader, held_out if len(validation) else None, ckpt_path=str(state) if done else None, weights_only=True)
     if not trainer.is_global_zero:
         return folder / "weights.safetensors"
     trainer.save_checkpoint(state)
-    return export(config, folder, statistics, {"records": len(training), "seconds": round(time.time() - started), "steps": trainer.global_step})
+    return export(
+        config, folder, statistics, {"records": len(training), "seconds": round(time.time() - started), "steps": trainer.global_step}
+    )
 
 
 def export(config: Config, folder: Path, statistics: dict[str, Any], card: dict[str, Any]) -> Path:
@@ -147,8 +171,15 @@ def export(config: Config, folder: Path, statistics: dict[str, Any], card: dict[
     averaged = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
     model.load_state_dict(averaged)
     path = folder / "weights.safetensors"
-    save(path, model, family=config.family, tokenizer_config=dataclasses.asdict(model.tokenizer.config), model_config=dataclasses.asdict(model.config),
-         statistics=statistics, card={"name": config.name, "task": config.task, "config": to_dict(config), "sciar": __version__, **card})
+    save(
+        path,
+        model,
+        family=config.family,
+        tokenizer_config=dataclasses.asdict(model.tokenizer.config),
+        model_config=dataclasses.asdict(model.config),
+        statistics=statistics,
+        card={"name": config.name, "task": config.task, "config": to_dict(config), "sciar": __version__, **card},
+    )
     return path
 
 
@@ -167,7 +198,7 @@ def _tokenizer(config: Config) -> Any:
 
 def initialise_from(model: Model, name: str) -> None:
     """Copy every tensor of the same name and shape from other weights."""
-    from sciar.generate import load
+    from sciar.generator import load
 
     source = load(name, device="cpu").model.state_dict()
     own = model.state_dict()
@@ -211,7 +242,11 @@ def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
     from sciar.datasets import cache_dir
 
     family, tokenizer = load_family(config.family), _tokenizer(config)
-    key = hashlib.sha256(json.dumps([config.family, dataclasses.asdict(tokenizer.config), label, len(structures), getattr(family.tokens, "VERSION", 1)]).encode())
+    key = hashlib.sha256(
+        json.dumps(
+            [config.family, dataclasses.asdict(tokenizer.config), label, len(structures), getattr(family.tokens, "VERSION", 1)]
+        ).encode()
+    )
     folder = cache_dir() / "tokens" / f"{Path(label).name}-{key.hexdigest()[:12]}"
     if not (folder / "index.json").exists():
         TokenArrays.from_tokens(family.Tokens, encoded(tokenizer, structures)).save(folder)

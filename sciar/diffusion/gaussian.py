@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x, σ) -> estimate of the clean x
+Denoiser = Callable[[Tensor, float], Tensor]  # (x, σ) -> estimate of the clean x
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,19 @@ class EDM:
         return [(top + i / max(steps - 1, 1) * (low - top)) ** self.rho for i in range(steps)]
 
 
-def solve(denoise: Denoiser, x: Float[Tensor, "*b k"], grid: list[float], solver: str = "2m", noise: Callable[[int], Tensor] | None = None,
-          churn: float = 1.0) -> Float[Tensor, "*b k"]:
+def solve(
+    denoise: Denoiser,
+    x: Float[Tensor, "*b k"],
+    grid: list[float],
+    solver: str = "2m",
+    noise: Callable[[int], Tensor] | None = None,
+    churn: float = 1.0,
+) -> Float[Tensor, "*b k"]:
     """Integrate from noise level grid[0] to 0.
 
     Args:
-        denoise: the network; called len(grid) times by "2m" and "sde", 2 len(grid) - 1 times by "heun".
+        denoise: the network, given x and the noise level of all of it; called len(grid) times by "2m" and "sde",
+             2 len(grid) - 1 times by "heun".
         x: start, already at noise level grid[0].
         solver: "2m" (DPM-Solver++ multistep), "heun" (EDM algorithm 1), "sde" (ancestral, with `noise`).
         noise: step -> standard normal of the shape of x; needed by "sde".
@@ -74,8 +81,7 @@ def solve(denoise: Denoiser, x: Float[Tensor, "*b k"], grid: list[float], solver
     previous: Tensor | None = None
     h_previous = 0.0
     for i, sigma in enumerate(grid):
-        level = torch.full(x.shape[:-1], sigma, dtype=x.dtype, device=x.device)
-        clean = denoise(x, level)
+        clean = denoise(x, sigma)
         if i + 1 == len(grid):
             return clean
         following = grid[i + 1]
@@ -87,8 +93,7 @@ def solve(denoise: Denoiser, x: Float[Tensor, "*b k"], grid: list[float], solver
         elif solver == "heun":
             slope = (x - clean) / sigma
             trial = x + (following - sigma) * slope
-            level = torch.full_like(level, following)
-            x = x + (following - sigma) * 0.5 * (slope + (trial - denoise(trial, level)) / following)
+            x = x + (following - sigma) * 0.5 * (slope + (trial - denoise(trial, following)) / following)
         else:
             h = math.log(sigma / following)
             estimate = clean
@@ -108,17 +113,15 @@ def log_likelihood(denoise: Denoiser, x: Float[Tensor, "*b 3"], grid: list[float
     levels = grid[::-1]
 
     def slope(state: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        level = torch.full(state.shape[:-1], sigma, dtype=x.dtype, device=x.device)
-
         def field(s: Tensor) -> Tensor:
-            return (s - denoise(s, level)) / sigma
+            return (s - denoise(s, sigma)) / sigma
 
         divergence = torch.zeros_like(state[..., 0])
         value = state
         for axis in range(state.shape[-1]):
             direction = torch.zeros_like(state)
             direction[..., axis] = 1
-            value, push = torch.func.jvp(field, (state,), (direction,))
+            value, push = torch.func.jvp(field, (state,), (direction,))[:2]
             divergence = divergence + push[..., axis]
         return value, divergence
 

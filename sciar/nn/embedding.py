@@ -12,6 +12,9 @@ from torch import Tensor, nn
 class RadialBasis(nn.Module):
     """Gaussians of a distance on [0, cutoff] Å; centres are denser at short range, where bonds are told apart."""
 
+    centres: Tensor
+    scale: Tensor
+
     def __init__(self, size: int, cutoff: float = 8.0) -> None:
         super().__init__()
         centres = cutoff * torch.linspace(0, 1, size) ** 1.5
@@ -25,6 +28,8 @@ class RadialBasis(nn.Module):
 
 class Fourier(nn.Module):
     """sin and cos of a scalar at geometric frequencies."""
+
+    frequencies: Tensor
 
     def __init__(self, size: int, lowest: float = 0.25, highest: float = 8.0) -> None:
         super().__init__()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciar.diffusion.gaussian import EDM, Cosine, log_likelihood, solve
+from sciar.diffusion.gaussian import EDM, Cosine, Denoiser, log_likelihood, solve
 from sciar.nn.embedding import Fourier
 
 
@@ -29,24 +31,29 @@ class DiffusionHead(nn.Module):
         self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.outside = nn.Linear(width, 3)
+        self._kept: dict[tuple[object, ...], tuple[Tensor, list[Tensor]]] = {}
 
     def reset(self) -> None:
         """Start as the identity: zero gates and zero output."""
         nn.init.normal_(self.from_state.weight, std=0.3 * self.from_state.in_features**-0.5)
         for part in self.from_time:
-            nn.init.normal_(part.weight, std=0.01)
+            nn.init.normal_(part.weight, std=0.01)  # type: ignore[arg-type]
         nn.init.zeros_(self.outside.weight)
 
     def condition(self, z: Float[Tensor, "*s d"]) -> Float[Tensor, "*s c"]:
         """What the solver steps share: B(z)."""
         return self.from_state(z)
 
-    def network(self, x: Float[Tensor, "*s 3"], sigma: Float[Tensor, "*s"], state: Float[Tensor, "*r c"]) -> Float[Tensor, "*s 3"]:
+    def times(self, sigma: Float[Tensor, "*l"]) -> list[Tensor]:
+        """What depends on σ alone: A(σ), a tensor per modulation."""
+        time = F.silu(self.time(self.fourier_t(sigma.log() / 4)))
+        return [part(time) for part in self.from_time]
+
+    def network(self, x: Float[Tensor, "*s 3"], times: list[Tensor], state: Float[Tensor, "*r c"]) -> Float[Tensor, "*s 3"]:
         """Raw network F; `x` already scaled by c_in."""
         w = self.width
-        time = F.silu(self.time(self.fourier_t(sigma.log() / 4)))
         parts = state.split(w, -1)
-        modulation = lambda k: parts[k] + self.from_time[k](time)  # noqa: E731
+        modulation = lambda k: parts[k] + times[k]  # noqa: E731
         with torch.autocast(x.device.type, enabled=False):  # bf16 would round a coordinate to 0.004 Å
             h = F.linear(torch.cat([x, self.fourier_x(x).flatten(-2)], -1), self.inside.weight.float(), self.inside.bias.float())
         h = h.to(parts[-1].dtype) + parts[-1]
@@ -57,12 +64,31 @@ class DiffusionHead(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(u.float(), self.outside.weight.float(), self.outside.bias.float())
 
-    def denoise(self, x: Tensor, sigma: Tensor, state: Tensor) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, state: Tensor, times: list[Tensor] | None = None) -> Tensor:
         """Estimate of the clean vector; fp32 in and out."""
         skip, out, inside = (s[..., None] for s in self.process.scalings(sigma))
-        return skip * x + out * self.network(inside * x, sigma, state).float()
+        return skip * x + out * self.network(inside * x, self.times(sigma) if times is None else times, state).float()
 
-    def loss(self, z: Float[Tensor, "*s d"], target: Float[Tensor, "*s 3"], draws: int, generator: torch.Generator | None) -> Float[Tensor, "*s"]:
+    def denoiser(self, state: Tensor) -> Denoiser:
+        """`denoise` for one noise level at a time; A(σ) of every level is kept for as long as the weights stay."""
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            key = (sigma, x.device, torch.is_autocast_enabled(x.device.type))
+            if key not in self._kept:
+                level = torch.full((1,), sigma, device=x.device)
+                self._kept[key] = level, self.times(level)
+            level, times = self._kept[key]
+            return self.denoise(x, level, state, times)
+
+        return denoise
+
+    def train(self, mode: bool = True) -> DiffusionHead:
+        self._kept.clear()
+        return super().train(mode)
+
+    def loss(
+        self, z: Float[Tensor, "*s d"], target: Float[Tensor, "*s 3"], draws: int, generator: torch.Generator | None
+    ) -> Float[Tensor, "*s"]:
         """Weighted denoising error per slot, averaged over `draws` noise levels."""
         state = self.condition(z)[None]  # broadcasts over the draws
         clean = target[None].expand(draws, *target.shape)
@@ -71,16 +97,23 @@ class DiffusionHead(nn.Module):
         error = self.denoise(clean + sigma[..., None] * noise, sigma, state) - clean
         return (self.process.weight(sigma) * error.square().mean(-1)).mean(0)
 
-    def sample(self, z: Float[Tensor, "*s d"], start: Float[Tensor, "*s 3"], steps: int, solver: str = "2m", temperature: float = 1.0,
-               noise=None) -> Float[Tensor, "*s 3"]:
+    def sample(
+        self,
+        z: Float[Tensor, "*s d"],
+        start: Float[Tensor, "*s 3"],
+        steps: int,
+        solver: str = "2m",
+        temperature: float = 1.0,
+        noise: Callable[[int], Tensor] | None = None,
+    ) -> Float[Tensor, "*s 3"]:
         """Draw x given z; `start` is standard normal, `temperature` scales every noise."""
         state = self.condition(z)
         grid = self.process.grid(steps)
-        return solve(lambda x, s: self.denoise(x, s, state), temperature * grid[0] * start, grid, solver, noise, temperature)
+        return solve(self.denoiser(state), temperature * grid[0] * start, grid, solver, noise, temperature)
 
     def log_likelihood(self, z: Float[Tensor, "*s d"], x: Float[Tensor, "*s 3"], steps: int = 16) -> Float[Tensor, "*s"]:
         """ln p(x | z) in nats (x in Å)."""
         state = self.condition(z)
         grid = self.process.grid(steps)
         grid[-1] = max(grid[-1], 0.02)  # below 0.02 Å the density of a bond length is dominated by the network's own error
-        return log_likelihood(lambda v, s: self.denoise(v, s, state), x, grid)
+        return log_likelihood(self.denoiser(state), x, grid)

@@ -28,10 +28,17 @@ class Refiner(nn.Module):
         self.distance = nn.ModuleList(nn.Linear(24, width, bias=False) for _ in range(layers))
         self.message = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.push = nn.ModuleList(nn.Linear(width, 1, bias=False) for _ in range(layers))
-        self.update = nn.ModuleList(nn.Sequential(nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(layers - 1))
+        self.update = nn.ModuleList(
+            nn.Sequential(nn.Linear(2 * width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(layers - 1)
+        )
 
     def forward(
-        self, x: Float[Tensor, "b n 3"], sigma: Float[Tensor, "b"], state: Float[Tensor, "b n d"], codes: Int[Tensor, "b n n"], mask: Bool[Tensor, "b n"]
+        self,
+        x: Float[Tensor, "b n 3"],
+        sigma: Float[Tensor, "b"],
+        state: Float[Tensor, "b n d"],
+        codes: Int[Tensor, "b n n"],
+        mask: Bool[Tensor, "b n"],
     ) -> Float[Tensor, "b n 3"]:
         """Estimate of the clean coordinates in Å."""
         h = self.inside(state) + self.level(self.fourier(sigma.log() / 4))[:, None]
@@ -41,7 +48,12 @@ class Refiner(nn.Module):
             difference = x[:, :, None] - x[:, None]
             length = (difference.square().sum(-1) + 1e-8).sqrt()
             left, right = self.ends[i](h).chunk(2, -1)
-            m = left[:, :, None] + right[:, None] + self.codes[i](codes).to(left.dtype) + self.distance[i](self.radial(length).to(left.dtype))
+            m = (
+                left[:, :, None]
+                + right[:, None]
+                + self.codes[i](codes).to(left.dtype)
+                + self.distance[i](self.radial(length).to(left.dtype))
+            )
             m = F.silu(self.message[i](F.silu(m)))
             shift = (self.push[i](m).squeeze(-1).float() * pairs / (length + 0.5))[..., None] * difference
             x = x + sigma[:, None, None] * shift.sum(2)

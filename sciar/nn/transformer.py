@@ -39,10 +39,14 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache(key, value)
         if pair is None:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=None if bias is None else bias.to(query.dtype), is_causal=causal)
+            mixed = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=None if bias is None else bias.to(query.dtype), is_causal=causal
+            )
             return self.out(mixed.transpose(1, 2).reshape(b, q, d))
         logits = query @ key.transpose(-1, -2) * (d // self.heads) ** -0.5
-        weights = (logits.float() + bias.float()).softmax(-1).to(value.dtype)
+        if bias is not None:
+            logits = logits.float() + bias
+        weights = (logits.float()).softmax(-1).to(value.dtype)
         own = (weights @ value).transpose(1, 2).reshape(b, q, d)
         seen = (weights.transpose(1, 2) @ pair.to(value.dtype)).reshape(b, q, self.heads * self.pair)
         return self.out(torch.cat([own, seen], -1))
@@ -58,7 +62,9 @@ class Block(nn.Module):
         self.attention = Attention(width, heads, pair)
         self.feed_in, self.feed_out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x: Tensor, bias: Tensor | None, pair: Tensor | None = None, cache: Cache | None = None, causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, bias: Tensor | None, pair: Tensor | None = None, cache: Cache | None = None, causal: bool = False
+    ) -> Tensor:
         x = x + self.attention(self.norm_attention(x), bias, pair, cache, causal)
         gate, up = self.feed_in(self.norm_feed(x)).chunk(2, -1)
         return x + self.feed_out(F.silu(gate) * up)

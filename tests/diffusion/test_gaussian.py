@@ -8,7 +8,7 @@ from sciar.diffusion.gaussian import EDM, Cosine, log_likelihood, solve
 
 def gaussian_oracle(mean: torch.Tensor, std: float):
     """The exact denoiser of N(mean, std²): E[x₀ | x]."""
-    return lambda x, sigma: (std**2 * x + sigma[..., None] ** 2 * mean) / (std**2 + sigma[..., None] ** 2)
+    return lambda x, sigma: (std**2 * x + sigma**2 * mean) / (std**2 + sigma**2)
 
 
 @pytest.mark.parametrize(("solver", "steps"), [("2m", 30), ("heun", 30), ("sde", 400)])
@@ -37,11 +37,11 @@ def test_one_exact_ancestral_step_maps_q_t_to_q_s() -> None:
     x_t = torch.randn(n, 3, generator=generator) * math.sqrt(std**2 + high**2)
     seen: list[torch.Tensor] = []
 
-    def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    def denoise(x: torch.Tensor, sigma: float) -> torch.Tensor:
         seen.append(x)
         # a sample of x₀ | x_t, not its mean: then the step is exact in law
-        variance = std**2 * sigma[0] ** 2 / (std**2 + sigma[0] ** 2)
-        return std**2 / (std**2 + sigma[..., None] ** 2) * x + variance.sqrt() * torch.randn(n, 3, generator=generator)
+        variance = std**2 * sigma**2 / (std**2 + sigma**2)
+        return std**2 / (std**2 + sigma**2) * x + math.sqrt(variance) * torch.randn(n, 3, generator=generator)
 
     solve(denoise, x_t, [high, low], "sde", lambda i: torch.randn(n, 3, generator=generator))
     assert torch.allclose(seen[1].std(0), torch.full((3,), math.sqrt(std**2 + low**2)), rtol=0.01)

@@ -12,13 +12,24 @@ from sciar.convert import from_smiles, to_smiles
 from sciar.errors import InputError
 from sciar.families.hybrid import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.hybrid.model import N_CODES, gather, graph_codes, local_geometry, random_rotations
-from sciar.families.hybrid.sample import draw_words, scaffold_words, Options
+from sciar.families.hybrid.sample import Options, draw_words, scaffold_words
 from sciar.families.hybrid.tokens import VOCABULARY, canonical_frame, text_of, words_of
 from sciar.prompt import Prompt
 from sciar.testing import check_family, check_raises, check_sampler
 
-TINY = ModelConfig(width=32, heads=2, encoder_layers=1, decoder_layers=2, words_layers=1, pair=8, head_width=32, head_depth=2, draws=2,
-                   refiner_layers=1, refiner_width=16)
+TINY = ModelConfig(
+    width=32,
+    heads=2,
+    encoder_layers=1,
+    decoder_layers=2,
+    words_layers=1,
+    pair=8,
+    head_width=32,
+    head_depth=2,
+    draws=2,
+    refiner_layers=1,
+    refiner_width=16,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +53,22 @@ def test_laws(molecules: list, tokenizer: Tokenizer, model: Model) -> None:
 
 
 def test_published_layout_keeps_the_laws(molecules: list, tokenizer: Tokenizer) -> None:
-    published = dataclasses.replace(TINY, frame="haar", target="absolute", process="cosine", geometry=False, graph_bias=False, history_noise=0.0,
-                                    refiner_layers=0, sigma_data=2.0)
+    published = dataclasses.replace(
+        TINY,
+        frame="haar",
+        target="absolute",
+        process="cosine",
+        geometry=False,
+        graph_bias=False,
+        history_noise=0.0,
+        refiner_layers=0,
+        sigma_data=2.0,
+    )
     model = Model(published, tokenizer)
     model.loss(collate(Tokens, [tokenizer.encode(m) for m in molecules]), torch.Generator().manual_seed(0))["loss"].backward()
-    check_sampler(model, tokenizer, [Prompt(graph=m.replace(positions=None)) for m in molecules[:3]], precision="32", steps=4, hydrogen_steps=4)
+    check_sampler(
+        model, tokenizer, [Prompt(graph=m.replace(positions=None)) for m in molecules[:3]], precision="32", steps=4, hydrogen_steps=4
+    )
 
 
 @given(st.lists(st.sampled_from(VOCABULARY[3:]), max_size=20).map("".join))
@@ -136,14 +158,18 @@ def test_later_slots_do_not_change_earlier_conditionals(molecules: list, tokeniz
     moved[0, n - 1] += 1.0
     with torch.no_grad():
         before, after = states(batch["positions"]), states(moved)
-    assert torch.equal(before[0, : n], after[0, : n])
+    assert torch.equal(before[0, :n], after[0, :n])
 
 
 def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, model: Model) -> None:
     """Sampling with given noise, then scoring the same molecule: the solver's result is what the full forward predicts."""
     model.eval()
     graph = molecules[7].replace(positions=None)
-    draw = next(iter(model.sample([Prompt(graph=graph)], [(3, 0)], steps=1, hydrogen_steps=1, refine=0, history=float(np.exp(-7.0)), precision="32")))
+    draw = next(
+        iter(
+            model.sample([Prompt(graph=graph)], [(3, 0)], steps=1, hydrogen_steps=1, refine=0, history=float(np.exp(-7.0)), precision="32")
+        )
+    )
     batch = collate(Tokens, [dataclasses.replace(draw.tokens, theory=np.array([1]))])
     c = model.config
     with torch.no_grad():

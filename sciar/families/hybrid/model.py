@@ -105,8 +105,13 @@ def gather(values: Float[Tensor, "b n c"], index: Int[Tensor, "b q"]) -> Float[T
 
 
 def local_geometry(
-    positions: Float[Tensor, "b n 3"], anchor: Int[Tensor, "b q"], refs: Int[Tensor, "b q 5"], side: Int[Tensor, "b q 4"], twist: Int[Tensor, "b q 4"],
-    codes: Int[Tensor, "b q n"], frame: str = "local",
+    positions: Float[Tensor, "b n 3"],
+    anchor: Int[Tensor, "b q"],
+    refs: Int[Tensor, "b q 5"],
+    side: Int[Tensor, "b q 4"],
+    twist: Int[Tensor, "b q 4"],
+    codes: Int[Tensor, "b q n"],
+    frame: str = "local",
 ) -> Geometry:
     """Local frames of the slots of a query and what they see.
 
@@ -165,8 +170,18 @@ def random_rotations(count: int, generator: torch.Generator | None, device: torc
     """Haar-uniform rotations from normalised Gaussian quaternions."""
     w, x, y, z = F.normalize(torch.randn(count, 4, generator=generator, device=device), dim=-1).unbind(-1)
     return torch.stack(
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y), 2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1,
+        [
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - w * z),
+            2 * (x * z + w * y),
+            2 * (x * y + w * z),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - w * x),
+            2 * (x * z - w * y),
+            2 * (y * z + w * x),
+            1 - 2 * (x * x + y * y),
+        ],
+        -1,
     ).view(-1, 3, 3)
 
 
@@ -188,7 +203,9 @@ class Words(nn.Module):
         features = self.fourier(properties.nan_to_num()) * given[..., None]
         return self.condition(features.flatten(1))
 
-    def forward(self, words: Int[Tensor, "b w"], properties: Float[Tensor, "b p"], caches: Sequence[Cache] | None = None, first: int = 0) -> Float[Tensor, "b w v"]:
+    def forward(
+        self, words: Int[Tensor, "b w"], properties: Float[Tensor, "b p"], caches: Sequence[Cache] | None = None, first: int = 0
+    ) -> Float[Tensor, "b w v"]:
         position = torch.arange(first, first + words.shape[1], device=words.device)
         h = self.token(words) + self.position(position) + self.start(properties)[:, None]
         for i, block in enumerate(self.blocks):
@@ -198,6 +215,8 @@ class Words(nn.Module):
 
 class Model(AbstractModel):
     """See the module's docstring. `statistics`: {"mean": …, "std": …} of PROPERTIES in the training data."""
+
+    tokenizer: Tokenizer
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, statistics: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -229,7 +248,7 @@ class Model(AbstractModel):
         self.head.reset()
         if c.refiner_layers:
             for push in self.refiner.push:
-                nn.init.normal_(push.weight, std=1e-3)
+                nn.init.normal_(push.weight, std=1e-3)  # type: ignore[arg-type]
 
     # ---- shared by training and sampling
 
@@ -252,7 +271,9 @@ class Model(AbstractModel):
             h = h + table(value)
         return h if self.config.geometry else h + self.previous(previous)
 
-    def pairs(self, geometry: Geometry, codes: Int[Tensor, "b q n"], usable: Bool[Tensor, "b q n"], own: Bool[Tensor, "b q n"]) -> tuple[Tensor, Tensor]:
+    def pairs(
+        self, geometry: Geometry, codes: Int[Tensor, "b q n"], usable: Bool[Tensor, "b q n"], own: Bool[Tensor, "b q n"]
+    ) -> tuple[Tensor, Tensor]:
         """Pair features (b q n p) and attention biases (b, layers·h, q, n) of slots towards earlier slots."""
         p = geometry.seen.masked_fill(own[..., None], 0.0)
         distance = (p.square().sum(-1) + 1e-6).sqrt()

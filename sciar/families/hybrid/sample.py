@@ -7,8 +7,8 @@ comes from its key alone, so the batch it happens to sit in does not matter.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -72,7 +72,9 @@ class _Job:
     calls: int
 
 
-def sample(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: object) -> Iterator[Draw]:
+def sample(
+    model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: object
+) -> Iterator[Draw]:
     """See `sciar.family.Model.sample`; `options` are the fields of `Options`."""
     unknown = sorted(set(options) - {f.name for f in dataclasses.fields(Options)})
     if unknown:
@@ -89,7 +91,9 @@ def sample(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, in
             jobs.append(_Job(i, keys[i], encoded[id(prompt.graph)], 0.0, 0))
     for first in range(0, len(worded), batch_size):
         rows = worded[first : first + batch_size]
-        for i, (text, score, calls) in zip(rows, draw_words(model, [prompts[i] for i in rows], [keys[i] for i in rows], chosen), strict=True):
+        for i, (text, score, calls) in zip(
+            rows, draw_words(model, [prompts[i] for i in rows], [keys[i] for i in rows], chosen), strict=True
+        ):
             tokens = _graph_of(model, text)
             if tokens.graph is None:
                 yield Draw(i, tokens, score, calls)
@@ -108,13 +112,15 @@ def _graph_of(model: Model, text: str) -> Tokens:
         return model.tokenizer.encode(from_smiles(text))
     except InputError:
         empty = {"features": (0, 8), "refs": (0, 5), "side": (0, 4), "twist": (0, 4), "bonds": (0, 3)}
-        arrays = {name: np.zeros(shape, dtype=np.int64) for name, shape in empty.items()} | {"positions": np.zeros((0, 3))}
+        arrays: dict[str, Any] = {name: np.zeros(shape, dtype=np.int64) for name, shape in empty.items()} | {"positions": np.zeros((0, 3))}
         flat = np.zeros(0, dtype=np.int64)
         try:
             words = words_of(text)
         except InputError:
             words = np.array([BOS, EOS])
-        return Tokens(words=words, order=flat, anchor=flat, theory=np.zeros(1, int), properties=np.full((1, len(PROPERTIES)), np.nan), **arrays)
+        return Tokens(
+            words=words, order=flat, anchor=flat, theory=np.zeros(1, int), properties=np.full((1, len(PROPERTIES)), np.nan), **arrays
+        )
 
 
 @torch.inference_mode()
@@ -136,7 +142,9 @@ def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int
     uniform = np.stack([np.random.default_rng([*k, 1]).random(LONGEST) for k in keys])
     words = torch.full((b, LONGEST), PAD, device=device)
     words[:, 0] = BOS
-    caches = [_Cache(len(properties), model.config.heads, LONGEST, model.config.width // model.config.heads, device) for _ in model.words.blocks]
+    caches = [
+        _Cache(len(properties), model.config.heads, LONGEST, model.config.width // model.config.heads, device) for _ in model.words.blocks
+    ]
     score = torch.zeros(b, dtype=torch.float64, device=device)
     ended = torch.zeros(b, dtype=torch.bool, device=device)
     calls = np.zeros(b, dtype=int)
@@ -232,8 +240,12 @@ class _Rows:
         zeros = lambda *shape, dtype=torch.float32: torch.zeros(b, *shape, dtype=dtype, device=self.device)  # noqa: E731
         self.state, self.codes = zeros(n, c.width), zeros(n, n, dtype=torch.long)
         self.positions, self.noise = zeros(n, 3), zeros(n, 3)
-        self.fields = {"anchor": zeros(n, dtype=torch.long), "refs": zeros(n, 5, dtype=torch.long), "side": zeros(n, 4, dtype=torch.long),
-                       "twist": zeros(n, 4, dtype=torch.long)}
+        self.fields = {
+            "anchor": zeros(n, dtype=torch.long),
+            "refs": zeros(n, 5, dtype=torch.long),
+            "side": zeros(n, 4, dtype=torch.long),
+            "twist": zeros(n, 4, dtype=torch.long),
+        }
         self.heavy = zeros(n, dtype=torch.bool)
         self.length, self.at = zeros(dtype=torch.long), zeros(dtype=torch.long)
         self.score = zeros(dtype=torch.float64)
@@ -244,16 +256,22 @@ class _Rows:
         waiting = iter(self.jobs)
         self._fill(waiting, list(range(self.rows)))
         while any(job is not None for job in self.job):
+            ready: list[int] = []
+            # one autocast region for many steps: it keeps the cast weights until it ends
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
-                self._step()
-            at, length = self.at.tolist(), self.length.tolist()
-            ready = [r for r, job in enumerate(self.job) if job is not None and at[r] >= length[r]]
-            running = sum(job is not None for job in self.job) - len(ready)
-            # encoding and refining a few rows at a time costs more than letting them wait for each other
-            if ready and (running == 0 or len(ready) >= max(1, self.rows // 4)):
-                finished = self._finish(ready)
-                self._fill(waiting, ready)
-                yield from finished
+                while not ready:
+                    self._step()
+                    ready = self._ready()
+            finished = self._finish(ready)
+            self._fill(waiting, ready)
+            yield from finished
+
+    def _ready(self) -> list[int]:
+        """Finished rows, once they are worth it: encoding and refining a few at a time costs more than letting them wait."""
+        at, length = self.at.tolist(), self.length.tolist()
+        done = [r for r, job in enumerate(self.job) if job is not None and at[r] >= length[r]]
+        running = sum(job is not None for job in self.job) - len(done)
+        return done if running == 0 or len(done) >= max(1, self.rows // 4) else []
 
     @torch.inference_mode()
     def _fill(self, waiting: Iterator[_Job], rows: list[int]) -> None:
@@ -314,7 +332,7 @@ class _Rows:
         self.calls += torch.where(active, spent, 0).cpu().numpy()
         self.at += active
 
-    def _fresh(self, some: Tensor, at: Tensor):  # noqa: ANN202 - step -> noise
+    def _fresh(self, some: Tensor, at: Tensor) -> Callable[[int], Tensor]:
         """Noise of the stochastic solver: a function of (key, slot, step)."""
 
         def noise(step: int) -> Tensor:
@@ -346,7 +364,9 @@ class _Rows:
 
     def _refined(self, x: Tensor, state: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
         """Deterministic denoising from refine_sigma to 0 (Euler in σ; the last step returns the estimate)."""
-        sigmas = np.geomspace(self.options.refine_sigma, 0.02, self.options.refine) if self.options.refine > 1 else [self.options.refine_sigma]
+        sigmas = (
+            np.geomspace(self.options.refine_sigma, 0.02, self.options.refine) if self.options.refine > 1 else [self.options.refine_sigma]
+        )
         for i, sigma in enumerate(sigmas):
             level = torch.full((len(x),), float(sigma), device=x.device)
             clean = self.model.refiner(x, level, state, codes, mask).float()

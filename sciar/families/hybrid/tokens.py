@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,9 +23,7 @@ from sciar.prompt import Prompt
 from sciar.structure import CIS, NONE, NUMBERS, SYMBOLS, Structure
 
 PAD, BOS, EOS = 0, 1, 2
-_CHARACTERS = (
-    "C N O F P S H B I c n o s p Cl Br Si Se As se as ( ) [ ] = # - + . / \\ @ @@ : % 0 1 2 3 4 5 6 7 8 9 *".split()
-)
+_CHARACTERS = "C N O F P S H B I c n o s p Cl Br Si Se As se as ( ) [ ] = # - + . / \\ @ @@ : % 0 1 2 3 4 5 6 7 8 9 *".split()
 VOCABULARY: tuple[str, ...] = ("<pad>", "<bos>", "<eos>", *_CHARACTERS)
 _WORD = re.compile("|".join(re.escape(c) for c in sorted(_CHARACTERS, key=len, reverse=True)))
 _ID = {c: i for i, c in enumerate(VOCABULARY)}
@@ -112,14 +110,18 @@ class Tokenizer(AbstractTokenizer):
             raise InputError("hybrid: expected explicit hydrogens, got implicit ones; add them (Chem.AddHs)")
         unknown = sorted({SYMBOLS[z] for z in graph.numbers.tolist() if z not in self.element_code})
         if unknown:
-            raise InputError(f"hybrid: expected elements {' '.join(self.config.elements)}, got {' '.join(unknown)}; no bundled model covers them")
+            raise InputError(
+                f"hybrid: expected elements {' '.join(self.config.elements)}, got {' '.join(unknown)}; no bundled model covers them"
+            )
         heavy = int((graph.numbers > 1).sum())
         if heavy > self.config.max_heavy:
             raise InputError(f"hybrid: expected at most {self.config.max_heavy} heavy atoms, got {heavy}; split the molecule")
         if graph.n_atoms == 0:
             raise InputError("hybrid: expected at least one atom, got an empty molecule")
         if graph.fragments().max() > 0:
-            raise InputError("hybrid: expected one connected molecule, got several fragments; generate each part (salts: drop the counter-ion)")
+            raise InputError(
+                "hybrid: expected one connected molecule, got several fragments; generate each part (salts: drop the counter-ion)"
+            )
 
     def encode(self, structure: Structure, prompt: Prompt | None = None, fixed: Iterable[int] = ()) -> Tokens:
         """Tokens of a bonded molecule; coordinates are zeros when it has none.
@@ -142,8 +144,17 @@ class Tokenizer(AbstractTokenizer):
         theory = str(info.get("theory", "mmff94s" if any(key.startswith("energy_") for key in info) else "b3lyp"))
         return Tokens(
             words=words_of(layout.smiles),
-            features=layout.features, order=layout.order, anchor=layout.anchor, refs=layout.refs, side=layout.side, twist=layout.twist,
-            positions=positions, bonds=layout.bonds, theory=np.array([THEORIES.index(theory)]), properties=np.array(values), graph=structure,
+            features=layout.features,
+            order=layout.order,
+            anchor=layout.anchor,
+            refs=layout.refs,
+            side=layout.side,
+            twist=layout.twist,
+            positions=positions,
+            bonds=layout.bonds,
+            theory=np.array([THEORIES.index(theory)]),
+            properties=np.array(values),
+            graph=structure,
         )
 
     def decode(self, tokens: Tokens) -> Structure:
@@ -232,13 +243,19 @@ class _Layout:
         for k in range(1, n):
             self._reference(k, order, anchor, marks, doubles)
         self.bonds = np.array(
-            sorted((*sorted((self.slot[b.GetBeginAtomIdx()], self.slot[b.GetEndAtomIdx()])), _bond_type(b)) for b in mol.GetBonds()), dtype=np.int64
+            sorted((*sorted((self.slot[b.GetBeginAtomIdx()], self.slot[b.GetEndAtomIdx()])), _bond_type(b)) for b in mol.GetBonds()),
+            dtype=np.int64,
         ).reshape(-1, 3)
         codes = [
             (
-                element_code[z], min(max(atom.GetFormalCharge() + 3, 0), 7), min(len(near), 7),
-                min(sum(self.numbers[j] == 1 for j in near), 5), {2: 2, 3: 1}.get(int(atom.GetHybridization()), 0),
-                min(self.ring[i], 11), 2 if atom.GetIsAromatic() else int(any(b.GetIsConjugated() for b in atom.GetBonds())), int(i in marks),
+                element_code[z],
+                min(max(atom.GetFormalCharge() + 3, 0), 7),
+                min(len(near), 7),
+                min(sum(self.numbers[j] == 1 for j in near), 5),
+                {2: 2, 3: 1}.get(int(atom.GetHybridization()), 0),
+                min(self.ring[i], 11),
+                2 if atom.GetIsAromatic() else int(any(b.GetIsConjugated() for b in atom.GetBonds())),
+                int(i in marks),
             )
             for i, (z, near, atom) in enumerate(zip(self.numbers, self.neighbours, mol.GetAtoms(), strict=True))
         ]
@@ -330,7 +347,7 @@ def _bond_type(bond: object) -> int:
     return 5 if order == 1 and bond.GetIsConjugated() else order  # type: ignore[attr-defined]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _sign(permutation: tuple[int, ...]) -> int:
     return (-1) ** sum(permutation[i] > permutation[j] for i in range(len(permutation)) for j in range(i + 1, len(permutation)))
 
