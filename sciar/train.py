@@ -46,7 +46,7 @@ class Learner(L.LightningModule):
         return parts["loss"]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.global_step % 50 == 0:
+        if self.global_step % min(50, self.trainer.log_every_n_steps) == 0:
             now = time.perf_counter()
             rate = self._tokens / max(now - self._clock, 1e-9)
             self._clock, self._tokens = now, 0
@@ -84,14 +84,24 @@ class Learner(L.LightningModule):
         return torch.Generator(device=self.device).manual_seed(seed)
 
 
+class SaveLast(Callback):
+    """The training state at the very end; stands before the averaging callback, which then overwrites the weights."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
 class Progress(Callback):
     """Hands (step, steps, {metric: value}) to a function."""
 
     def __init__(self, report: Callable[[int, int, dict[str, float]], None], steps: int) -> None:
-        self.report, self.steps = report, steps
+        self.report, self.steps, self.every = report, steps, min(50, max(1, steps // 20))
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step % 50 == 0:
+        if trainer.global_step % self.every == 0:
             self.report(trainer.global_step, self.steps, {k: float(v) for k, v in trainer.callback_metrics.items()})
 
 
@@ -126,8 +136,8 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
         strategy=train.strategy,
         precision="bf16-mixed" if train.precision == "bf16" else "32-true",
         gradient_clip_val=train.clip,
-        logger=CSVLogger(folder, name="", version="log", flush_logs_every_n_steps=50),
-        log_every_n_steps=50,
+        logger=CSVLogger(folder, name="", version="log", flush_logs_every_n_steps=min(50, train.save_every)),
+        log_every_n_steps=min(50, train.save_every),
         val_check_interval=train.validate_every if len(validation) else None,
         limit_val_batches=1.0 if len(validation) else 0,
         check_val_every_n_epoch=None,
@@ -136,6 +146,7 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
         enable_model_summary=False,
         use_distributed_sampler=False,
         callbacks=[
+            SaveLast(state),
             EMAWeightAveraging(decay=train.ema),
             ModelCheckpoint(
                 dirpath=folder,
@@ -156,7 +167,6 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
     trainer.fit(learner, loader, held_out if len(validation) else None, ckpt_path=str(state) if done else None, weights_only=True)
     if not trainer.is_global_zero:
         return folder / "weights.safetensors"
-    trainer.save_checkpoint(state)
     return export(
         config, folder, statistics, {"records": len(training), "seconds": round(time.time() - started), "steps": trainer.global_step}
     )
@@ -228,6 +238,9 @@ def prepare(config: Config) -> tuple[TokenArrays, TokenArrays, dict[str, Any]]:
 
 
 def _splits(datasets: Any, name: str, held_out: int) -> tuple[Any, Any]:
+    if name.startswith("sample:"):
+        records = datasets.samples(name.removeprefix("sample:"))
+        return records[held_out:], records[:held_out]
     store = datasets.load(name, partial=True) if name in datasets.names() else datasets.prepare(name)[0]
     splits = set(store.column("split")) if "split" in store.columns else set()
     if "train" in splits:
@@ -242,12 +255,10 @@ def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
     from sciar.datasets import cache_dir
 
     family, tokenizer = load_family(config.family), _tokenizer(config)
-    key = hashlib.sha256(
-        json.dumps(
-            [config.family, dataclasses.asdict(tokenizer.config), label, len(structures), getattr(family.tokens, "VERSION", 1)]
-        ).encode()
-    )
-    folder = cache_dir() / "tokens" / f"{Path(label).name}-{key.hexdigest()[:12]}"
+    source = str(getattr(structures, "path", __version__))  # a store's path names the checksum of what it was made from
+    facts = [config.family, dataclasses.asdict(tokenizer.config), label, source, len(structures), getattr(family.tokens, "VERSION", 1)]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    folder = cache_dir() / "tokens" / f"{Path(label).name.replace(':', '-')}-{key}"
     if not (folder / "index.json").exists():
         TokenArrays.from_tokens(family.Tokens, encoded(tokenizer, structures)).save(folder)
     return TokenArrays.load(family.Tokens, folder)

@@ -88,7 +88,10 @@ def _conformer(structure: Structure, graph: Structure) -> Verdict:
     if expected.mol is None or structure.positions is None:
         return Verdict(structure, None, expected.faults if expected.mol is None else ("no coordinates",))
     mol = add_conformer(expected.mol, structure.positions)
-    return Verdict(structure, mol, _geometry(structure.positions, expected))
+    reasons = _geometry(structure.positions, expected)
+    if any(reason.startswith("stereo changed: atom") for reason in reasons) and equivalent_stereo(mol, expected.mol):
+        reasons = tuple(reason for reason in reasons if not reason.startswith("stereo changed: atom"))
+    return Verdict(structure, mol, reasons)
 
 
 def _molecule(structure: Structure, prompt: Prompt) -> Verdict:
@@ -261,6 +264,25 @@ def centres(positions: np.ndarray, expected: _Expected) -> str | None:
         other = {"R": "S", "S": "R", "r": "s", "s": "r", "@": "@@", "@@": "@"}[label] if volume[k] < -FLAT_CENTRE else "flat"
         names.append(f"atom {expected.centres[k]} {label}→{other}")
     return f"stereo changed: {_listed(names)}" if names else None
+
+
+def equivalent_stereo(drawn: Chem.Mol, wanted: Chem.Mol) -> bool:
+    """Is the stereoisomer of the coordinates the wanted one under other marks?
+
+    Marks that depend on each other can all be turned over and mean the same molecule (cis-1,3-disubstituted cyclobutane).
+    """
+    from rdkit import Chem
+
+    found = Chem.Mol(drawn)
+    Chem.AssignStereochemistryFrom3D(found, replaceExistingTags=True)
+    for atom, mark in zip(found.GetAtoms(), wanted.GetAtoms(), strict=True):
+        if mark.GetChiralTag() == Chem.ChiralType.CHI_UNSPECIFIED:
+            atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+    for bond, mark in zip(found.GetBonds(), wanted.GetBonds(), strict=True):
+        if mark.GetStereo() == Chem.BondStereo.STEREONONE:
+            bond.SetStereo(Chem.BondStereo.STEREONONE)
+    smiles = [Chem.MolToSmiles(Chem.RemoveHs(mol)) for mol in (found, wanted)]
+    return smiles[0] == smiles[1]
 
 
 def double_bonds(positions: np.ndarray, expected: _Expected) -> str | None:

@@ -22,6 +22,7 @@ from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.prompt import Prompt
 from sciar.structure import CIS, NONE, NUMBERS, SYMBOLS, Structure
 
+VERSION = 2  # of the encoding; prepared tokens of another version are made again
 PAD, BOS, EOS = 0, 1, 2
 _CHARACTERS = "C N O F P S H B I c n o s p Cl Br Si Se As se as ( ) [ ] = # - + . / \\ @ @@ : % 0 1 2 3 4 5 6 7 8 9 *".split()
 VOCABULARY: tuple[str, ...] = ("<pad>", "<bos>", "<eos>", *_CHARACTERS)
@@ -225,6 +226,7 @@ class _Layout:
         self.rank = _ranks(mol)
         ring_info = mol.GetRingInfo()
         self.ring = [ring_info.MinAtomRingSize(i) for i in range(n)]
+        self.rings = [set(ring) for ring in ring_info.AtomRings()]
         order, anchor = self._traverse(fixed)
         slot = np.empty(n, dtype=np.int64)
         slot[order] = np.arange(n)
@@ -262,7 +264,7 @@ class _Layout:
         self.features = np.array(codes)[self.order]
 
     def _traverse(self, fixed: tuple[int, ...]) -> tuple[list[int], list[int]]:
-        """Breadth first over heavy atoms from the middle of the molecule, ring atoms first; hydrogens last."""
+        """Breadth first over heavy atoms from the middle of the molecule, closing rings first; hydrogens last."""
         heavy = [i for i, z in enumerate(self.numbers) if z > 1]
         nodes = heavy or [0]
         first = set(fixed)
@@ -272,14 +274,22 @@ class _Layout:
             root = min(nodes, key=lambda i: (self._eccentricity(i), self.ring[i] == 0, self.rank[i]))
         order, anchor, seen = [root], [-1], {root}
 
+        def progress(here: int, child: int) -> tuple[int, float, int]:
+            """Atoms that close or continue a ring come first: a substituent placed before them would have to guess its stereo sign."""
+            bonded = sum(j in seen for j in self.neighbours[child])
+            shared = [sum(j in seen for j in ring) / len(ring) for ring in self.rings if here in ring and child in ring]
+            return -bonded, -max(shared, default=0.0), self.rank[child]
+
         def visit(allowed: set[int]) -> None:
             head = 0
             while head < len(order):
                 here = order[head]
-                near = [j for j in self.neighbours[here] if j not in seen and j in allowed]
-                for j in sorted(near, key=lambda j: (self.ring[j] == 0, self.rank[j])):
-                    seen.add(j)
-                    order.append(j)
+                near = {j for j in self.neighbours[here] if j not in seen and j in allowed}
+                while near:
+                    following = min(near, key=lambda j: progress(here, j))
+                    near.remove(following)
+                    seen.add(following)
+                    order.append(following)
                     anchor.append(here)
                 head += 1
 
