@@ -105,3 +105,15 @@ def test_every_configuration_builds(path: Path) -> None:
     model = build(configs.load(path), {})
     assert sum(p.numel() for p in model.parameters()) > 1000
     assert len(path.read_text().splitlines()) <= 40
+
+
+def test_finetune_on_a_file_of_ones_own(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import sciar
+    from sciar import datasets, files
+
+    assert fit(tmp_path, environment, "run") == 0
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path / "own"))
+    files.write(tmp_path / "mine.sdf", datasets.samples("qm9")[:40])
+    weights = sciar.finetune(tmp_path / "mine.sdf", model=str(tmp_path / "run" / "weights.safetensors"), folder=tmp_path / "tuned", steps=10)
+    assert len(sciar.load(weights).generate(smiles="CCO", n=2, seed=0)) == 2
+    assert any((tensors(tmp_path / "run")[k] != v).any() for k, v in tensors(tmp_path / "tuned").items())
