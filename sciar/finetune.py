@@ -46,7 +46,16 @@ def finetune(
     atoms = int(store.n_atoms().sum())
     budget = 1024
     steps = max(50, min(2000, 20 * atoms // budget))
-    chosen = {"steps": steps, "warmup": steps // 20, "lr": 3e-4, "ema": 0.99, "save_every": 100, "validate_every": 100, "init": str(name), **train}
+    chosen = {
+        "steps": steps,
+        "warmup": steps // 20,
+        "lr": 3e-4,
+        "ema": 0.99,
+        "save_every": 100,
+        "validate_every": 100,
+        "init": str(name),
+        **train,
+    }
     config = Config(
         family=header["family"],
         name=f"{Path(source).stem}-{Path(str(name)).stem}",

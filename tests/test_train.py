@@ -67,7 +67,9 @@ def test_a_killed_run_ends_with_the_same_weights_and_loss_curve(tmp_path: Path, 
 
 
 def test_two_processes_train_together(tmp_path: Path, environment: dict[str, str]) -> None:
-    assert fit(tmp_path, environment, "pair", 10**9, "train.devices=2", "train.strategy=ddp", "train.steps=6", "train.validate_every=3") == 0
+    assert (
+        fit(tmp_path, environment, "pair", 10**9, "train.devices=2", "train.strategy=ddp", "train.steps=6", "train.validate_every=3") == 0
+    )
     assert all(np.isfinite(v).all() for v in tensors(tmp_path / "pair").values())
 
 
@@ -114,6 +116,8 @@ def test_finetune_on_a_file_of_ones_own(tmp_path: Path, environment: dict[str, s
     assert fit(tmp_path, environment, "run") == 0
     monkeypatch.setenv("SCIAR_CACHE", str(tmp_path / "own"))
     files.write(tmp_path / "mine.sdf", datasets.samples("qm9")[:40])
-    weights = sciar.finetune(tmp_path / "mine.sdf", model=str(tmp_path / "run" / "weights.safetensors"), folder=tmp_path / "tuned", steps=10)
+    weights = sciar.finetune(
+        tmp_path / "mine.sdf", model=str(tmp_path / "run" / "weights.safetensors"), folder=tmp_path / "tuned", steps=10
+    )
     assert len(sciar.load(weights).generate(smiles="CCO", n=2, seed=0)) == 2
     assert any((tensors(tmp_path / "run")[k] != v).any() for k, v in tensors(tmp_path / "tuned").items())

@@ -48,7 +48,8 @@ class ModelConfig:
         target: "residual" (x - anchor) or "absolute". process: "edm" or "cosine" (published ε-prediction).
         graph_bias: attention sees bonds and distances in the graph. geometry: attention sees where earlier atoms lie.
         history_noise: probability that a molecule's past coordinates are disturbed in training.
-        sigma_data: spread of the target in Å. word_weight, refiner_weight: of the loss parts.
+        sigma_data: spread of the target in Å. slot_weight, word_weight, refiner_weight: of the loss parts; with slot_weight 0
+            only the words are trained.
     """
 
     width: int = 192
@@ -69,6 +70,7 @@ class ModelConfig:
     geometry: bool = True
     history_noise: float = 0.5
     sigma_data: float = 0.9
+    slot_weight: float = 1.0
     word_weight: float = 0.2
     refiner_weight: float = 1.0
 
@@ -290,11 +292,27 @@ class Model(AbstractModel):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Denoising loss per slot, refiner loss per atom, cross-entropy per word (nats)."""
         c = self.config
+        parts = self._coordinate_losses(batch, generator) if c.slot_weight else {}
+        if c.words_layers:
+            parts["word"] = self._word_loss(batch, generator)
+        weights = {"slot": c.slot_weight, "refiner": c.slot_weight * c.refiner_weight, "word": c.word_weight}
+        return {"loss": torch.stack([weights[name] * value for name, value in parts.items()]).sum(), **parts}
+
+    def _word_loss(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        words = batch["words"]
+        properties = self.standardised(batch["properties"][:, 0])
+        # half of the records unconditional, so that drawing without a condition is as well trained as with one
+        keep = torch.rand(properties.shape, generator=generator, device=words.device) > 0.5
+        keep &= torch.rand(len(words), 1, generator=generator, device=words.device) > 0.5
+        logits = self.words(words[:, :-1], properties.where(keep, float("nan")))
+        return F.cross_entropy(logits.flatten(0, 1), words[:, 1:].flatten(), ignore_index=PAD)
+
+    def _coordinate_losses(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
+        c = self.config
         state, codes = self.encode(batch)
         mask, anchor, positions = batch.masks["atoms"], batch["anchor"], batch["positions"]
         b, n = mask.shape
         device = positions.device
-        parts: dict[str, Tensor] = {}
         with torch.autocast(device.type, enabled=False):
             if c.frame == "haar":
                 positions = torch.einsum("bij,bnj->bni", random_rotations(b, generator, device), positions)
@@ -315,23 +333,13 @@ class Model(AbstractModel):
             h = block(h, bias[:, i * c.heads : (i + 1) * c.heads], pair)
         h = self.decoder_norm(h)
         drawn = (mask & (anchor >= 0)).float()
-        parts["slot"] = (self.head.loss(h, target, c.draws, generator) * drawn).sum() / drawn.sum().clamp(min=1)
-        total = parts["slot"]
+        parts = {"slot": (self.head.loss(h, target, c.draws, generator) * drawn).sum() / drawn.sum().clamp(min=1)}
         if c.refiner_layers:
             sigma = (torch.randn(b, generator=generator, device=device) * 0.9 - 2.3).exp().clamp(0.01, 0.6)
             noise = torch.randn(positions.shape, generator=generator, device=device) * mask[..., None]
             error = self.refiner(positions + sigma[:, None, None] * noise, sigma, state, codes, mask) - positions
             parts["refiner"] = ((error / sigma[:, None, None]).square().mean(-1) * mask).sum() / mask.sum()
-            total = total + c.refiner_weight * parts["refiner"]
-        if c.words_layers:
-            words = batch["words"]
-            properties = self.standardised(batch["properties"][:, 0])
-            keep = torch.rand(properties.shape, generator=generator, device=device) > 0.5
-            keep &= torch.rand(b, 1, generator=generator, device=device) > 0.1
-            logits = self.words(words[:, :-1], properties.where(keep, float("nan")))
-            parts["word"] = F.cross_entropy(logits.flatten(0, 1), words[:, 1:].flatten(), ignore_index=PAD)
-            total = total + c.word_weight * parts["word"]
-        return {"loss": total, **parts}
+        return parts
 
     def standardised(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
         """Z-scores by the training set's mean and spread."""
