@@ -46,7 +46,7 @@ class Learner(L.LightningModule):
         return parts["loss"]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.global_step % min(50, self.trainer.log_every_n_steps) == 0:
+        if self.global_step % min(50, self.config.train.save_every) == 0:
             now = time.perf_counter()
             rate = self._tokens / max(now - self._clock, 1e-9)
             self._clock, self._tokens = now, 0
