@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from sciar.nn.embedding import Fourier, RadialBasis
 
+BINS = 250  # per Å
+FARTHEST = 8.0  # Å; the radial basis ends at 7
+
 
 class Refiner(nn.Module):
     """x̂ = x + σ F(x, σ | graph), F a sum of vectors between atoms (EGNN, Satorras et al. 2021, eq. 3–6).
@@ -20,6 +23,7 @@ class Refiner(nn.Module):
     def __init__(self, width_state: int, width: int, layers: int, codes: int) -> None:
         super().__init__()
         self.layers = layers
+        self._tables: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
         self.inside = nn.Linear(width_state, width)
         self.level = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
         self.fourier, self.radial = Fourier(16, 0.05, 1.0), RadialBasis(24, 7.0)
@@ -48,15 +52,27 @@ class Refiner(nn.Module):
             difference = x[:, :, None] - x[:, None]
             length = (difference.square().sum(-1) + 1e-8).sqrt()
             left, right = self.ends[i](h).chunk(2, -1)
-            m = (
-                left[:, :, None]
-                + right[:, None]
-                + self.codes[i](codes).to(left.dtype)
-                + self.distance[i](self.radial(length).to(left.dtype))
-            )
+            m = left[:, :, None] + right[:, None] + self._pair(i, codes, length, left.dtype)
             m = F.silu(self.message[i](F.silu(m)))
             shift = (self.push[i](m).squeeze(-1).float() * pairs / (length + 0.5))[..., None] * difference
             x = x + sigma[:, None, None] * shift.sum(2)
             if i + 1 < self.layers:
                 h = h + self.update[i](torch.cat([h, (m * pairs[..., None].to(m.dtype)).sum(2) * 0.1], -1))
         return start + (x - start) * mask[..., None]
+
+    def _pair(self, layer: int, codes: Tensor, length: Tensor, dtype: torch.dtype) -> Tensor:
+        """What a pair's code and distance contribute; without gradients from a table in steps of 1/250 Å."""
+        if torch.is_grad_enabled():
+            return self.codes[layer](codes).to(dtype) + self.distance[layer](self.radial(length).to(dtype))
+        key = (layer, dtype, length.device)
+        if key not in self._tables:
+            bins = torch.arange(int(FARTHEST * BINS) + 1, device=length.device) / BINS
+            rows = self.codes[layer].weight.to(dtype)[:, None] + self.distance[layer](self.radial(bins).to(dtype))
+            self._tables[key] = rows.flatten(0, 1).to(dtype)
+        size = int(FARTHEST * BINS) + 1
+        place = codes * size + (length * BINS).round().long().clamp(max=size - 1)
+        return F.embedding(place, self._tables[key])
+
+    def train(self, mode: bool = True) -> Refiner:
+        self._tables.clear()
+        return super().train(mode)

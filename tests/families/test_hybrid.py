@@ -225,3 +225,12 @@ def test_unknown_choices_are_refused(tokenizer: Tokenizer, model: Model) -> None
     check_raises(lambda: list(model.sample([Prompt()], [(0, 0)], stepz=3)), InputError, "stepz")
     bare = Model(dataclasses.replace(TINY, words_layers=0), tokenizer)
     check_raises(lambda: list(bare.sample([Prompt()], [(0, 0)])), InputError, "conformers only")
+
+
+def test_refiner_table_equals_the_network(molecules: list, tokenizer: Tokenizer, model: Model) -> None:
+    batch = collate(Tokens, [tokenizer.encode(m) for m in molecules[:4]])
+    state, codes = model.encode(batch)
+    arguments = (batch["positions"], torch.full((4,), 0.1), state.detach(), codes, batch.masks["atoms"])
+    exact = model.refiner(*arguments)
+    with torch.no_grad():
+        assert (model.refiner(*arguments) - exact).abs().max() < 1e-4

@@ -209,8 +209,8 @@ def scaffold_words(scaffold: str, key: tuple[int, int]) -> np.ndarray:
 class _Cache:
     """Keys and values of one block (b, h, n, d); row r writes its new token at `at[r]`."""
 
-    def __init__(self, rows: int, heads: int, longest: int, width: int, device: torch.device) -> None:
-        self.keys = torch.zeros(rows, heads, longest, width, device=device)
+    def __init__(self, rows: int, heads: int, longest: int, width: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.keys = torch.zeros(rows, heads, longest, width, device=device, dtype=dtype)
         self.values = torch.zeros_like(self.keys)
         self.at = torch.zeros(rows, dtype=torch.long, device=device)
         self.rows = torch.arange(rows, device=device)
@@ -236,7 +236,8 @@ class _Rows:
         self.rows = min(rows, len(jobs))
         c, n, b = model.config, len(jobs[0].tokens.order), self.rows
         self.width = n
-        self.caches = [_Cache(b, c.heads, n, c.width // c.heads, self.device) for _ in model.decoder]
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        self.caches = [_Cache(b, c.heads, n, c.width // c.heads, self.device, dtype) for _ in model.decoder]
         zeros = lambda *shape, dtype=torch.float32: torch.zeros(b, *shape, dtype=dtype, device=self.device)  # noqa: E731
         self.state, self.codes = zeros(n, c.width), zeros(n, n, dtype=torch.long)
         self.positions, self.noise = zeros(n, 3), zeros(n, 3)
