@@ -199,6 +199,27 @@ class Samples(Sequence["Verdict"]):
                 kept.append(r)
         return Samples(kept, self.run)
 
+    def diverse(self, n: int) -> Samples:
+        """The n valid conformers of each row that lie farthest apart, the first drawn among them.
+
+        Args:
+            n: how many of each row; all valid ones if there are not more.
+
+        Distances are symmetric heavy-atom RMSDs; farthest-point selection (Gonzalez 1985).
+        """
+        from sciar.metrics import conformer as metrics
+
+        groups: dict[int, list[Record]] = {}
+        for r in self.records:
+            if r.valid:
+                groups.setdefault(r.row, []).append(r)
+        kept = []
+        for group in groups.values():
+            positions = np.stack([np.asarray(r.verdict.structure.positions) for r in group])
+            matrix = metrics.rmsd(positions, positions, metrics.symmetry(group[0].verdict.native, max_maps=64))
+            kept += [group[i] for i in sorted(metrics.diverse(matrix, n).tolist())]
+        return Samples(kept, self.run)
+
     def rank(self) -> Samples:
         """Each row's samples, valid ones first, by falling score."""
         return Samples(

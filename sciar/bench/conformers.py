@@ -81,6 +81,7 @@ def run_protocol(
     limit: int | None = None,
     methods: Mapping[str, Method] | None = None,
     device: str | None = None,
+    over: int = 4,
 ) -> Result:
     """Run the protocol.
 
@@ -93,6 +94,7 @@ def run_protocol(
         limit: at most so many molecules of each set.
         methods: more methods, by name.
         device: where the model runs.
+        over: the ranked row of the model draws so many times more and answers with the valid, most diverse ones; 1 = no such row.
 
     Raises:
         InputError: unknown set.
@@ -102,12 +104,15 @@ def run_protocol(
     if unknown := [s for s in names if s not in SETS]:
         raise InputError(f"bench conformers: expected sets among {', '.join(SETS)}, got {unknown[0]!r}")
     table: dict[str, Method] = {BASELINE: etkdg, "etkdgv3+mmff94s": etkdg_mmff, **(methods or {})}
-    subject = None
+    subject = ranked_name = None
     if model is not None:
         from sciar.bench import front
 
         subject = front.name_of(model)
         table[subject] = front.conformers(model, device)
+        if over > 1:
+            ranked_name = f"{subject}, {n} of {over * n}"
+            table[ranked_name] = front.conformers(model, device, over)
     rows: list[dict[str, Any]] = []
     intervals: dict[str, tuple[float, float]] = {}
     notes: list[str] = []
@@ -126,9 +131,12 @@ def run_protocol(
                 intervals |= {f"{name}_{key}": value for key, value in more.items()}
                 drawn += n * len(targets)
                 seconds += outcomes[label].seconds
-    raw = {f"{r['set']}_{k}": v for r in rows if r["method"] == subject for k, v in r.items() if k not in ("method", "set")}
-    return Result("conformers", n * sum(r["molecules"] for r in rows if r["method"] == BASELINE), drawn, seconds, raw, None, intervals,
-                  published("conformers"), rows, notes)  # fmt: skip
+    raw, ranked = (
+        {f"{r['set']}_{k}": v for r in rows if r["method"] == label for k, v in r.items() if k not in ("method", "set")}
+        for label in (subject, ranked_name)
+    )
+    requested = n * sum(r["molecules"] for r in rows if r["method"] == BASELINE)
+    return Result("conformers", requested, drawn, seconds, raw, ranked or None, intervals, published("conformers"), rows, notes)
 
 
 def draw(method: Method, targets: Sequence[Target], n: int, seed: int) -> Outcome:

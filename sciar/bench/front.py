@@ -45,23 +45,31 @@ def load(model: Any, device: str | None = None) -> Any:
     return sciar.load(model, device=device)
 
 
-def conformers(model: Any, device: str | None = None) -> Any:
-    """A `Method` for the protocol `conformers`; no retries, no fallback, one CPU thread."""
+def conformers(model: Any, device: str | None = None, over: int = 1) -> Any:
+    """A `Method` for the protocol `conformers`; no retries, no fallback, one CPU thread.
+
+    Args:
+        model: name, file or Generator.
+        device: where it runs.
+        over: draws made for each one answered; above 1 the valid and most diverse ones are answered.
+    """
     generator = load(model, device)
 
     def draw(smiles: Sequence[str], n: int, seed: int) -> list[list[np.ndarray | None]]:
         answers: list[list[np.ndarray | None]] = [[None] * n for _ in smiles]
         with one_thread():
             try:
-                samples = generator.generate("conformer", smiles=list(smiles), n=n, seed=seed, retry=0, fallback=None)
+                samples = generator.generate("conformer", smiles=list(smiles), n=over * n, seed=seed, retry=0, fallback=None)
             except InputError:
                 if len(smiles) > 1:
                     raise
                 return answers  # all rows were refused
-        for record in samples.records:
+        places = [0] * len(smiles)
+        for record in (samples if over == 1 else samples.diverse(n)).records:
             positions = record.verdict.structure.positions
             if positions is not None and len(positions):
-                answers[record.row][record.draw] = positions
+                answers[record.row][places[record.row]] = positions
+                places[record.row] += 1
         return answers
 
     return draw

@@ -22,7 +22,7 @@ class Refiner(nn.Module):
 
     def __init__(self, width_state: int, width: int, layers: int, codes: int) -> None:
         super().__init__()
-        self.layers = layers
+        self.layers, self.n_codes = layers, codes
         self._tables: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
         self.inside = nn.Linear(width_state, width)
         self.level = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width))
@@ -67,7 +67,8 @@ class Refiner(nn.Module):
         key = (layer, dtype, length.device)
         if key not in self._tables:
             bins = torch.arange(int(FARTHEST * BINS) + 1, device=length.device) / BINS
-            rows = self.codes[layer].weight.to(dtype)[:, None] + self.distance[layer](self.radial(bins).to(dtype))
+            every = torch.arange(self.n_codes, device=length.device)
+            rows = self.codes[layer](every).to(dtype)[:, None] + self.distance[layer](self.radial(bins).to(dtype))
             self._tables[key] = rows.flatten(0, 1).to(dtype)
         size = int(FARTHEST * BINS) + 1
         place = codes * size + (length * BINS).round().long().clamp(max=size - 1)

@@ -49,7 +49,7 @@ class Options:
     temperature: float = 1.0
     word_temperature: float = 1.0
     guidance: float = 1.5
-    refine: int = 4
+    refine: int = 2
     refine_sigma: float = 0.1
     history: float = 0.01
     theory: str = "b3lyp"
