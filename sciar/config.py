@@ -76,7 +76,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole run. `tokenizer` and `model` hold the fields of the family's own configurations."""
+    """A whole run. `task` names what the weights can do ("molecule+conformer"); `tokenizer` and `model` hold the fields of the family's own configurations."""
 
     family: str = "hybrid"
     name: str = "run"

@@ -188,7 +188,7 @@ def export(config: Config, folder: Path, statistics: dict[str, Any], card: dict[
         tokenizer_config=dataclasses.asdict(model.tokenizer.config),
         model_config=dataclasses.asdict(model.config),
         statistics=statistics,
-        card={"name": config.name, "task": config.task, "config": to_dict(config), "sciar": __version__, **card},
+        card={"name": config.name, "tasks": config.task.split("+"), "config": to_dict(config), "sciar": __version__, **card},
     )
     return path
 

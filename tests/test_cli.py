@@ -100,7 +100,7 @@ def test_sampler_options() -> None:
 def test_ctrl_c_exits_with_3_and_resumes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     slow = weights.save(tmp_path, slow=0.05)
     out = tmp_path / "x.sdf"
-    line = [sys.executable, "-m", "sciar", "generate", "conformer", "CCO", "-n", "20", "--seed", "0", "--model", str(slow), "-o", str(out)]
+    line = [sys.executable, "-m", "sciar", "generate", "conformer", "CCO", "-n", "200", "--seed", "0", "--model", str(slow), "-o", str(out)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = tmp_path / "x.sdf.journal"
@@ -111,11 +111,11 @@ def test_ctrl_c_exits_with_3_and_resumes(tmp_path: Path, capfd: pytest.CaptureFi
     said, err = process.communicate(timeout=60)
     assert process.returncode == 3 and "interrupted:" in said and "Traceback" not in err
     part = out.read_text().count("$$$$")
-    assert 3 <= part < 20  # the journal may be one draw ahead of the file
+    assert 3 <= part < 200  # the journal may be one draw ahead of the file
     capfd.readouterr()
     assert cli.run(line[3:]) == 0
-    assert "20 valid of 20 drawn" in capfd.readouterr().out and not journal.exists()
-    assert out.read_text() == sciar.generate(smiles="CCO", n=20, seed=0, model=weights.save(tmp_path, "quick")).to_sdf()
+    assert "200 valid of 200 drawn" in capfd.readouterr().out and not journal.exists()
+    assert out.read_text() == sciar.generate(smiles="CCO", n=200, seed=0, model=weights.save(tmp_path, "quick")).to_sdf()
 
 
 def test_an_option_that_python_has_the_command_has(model: Path) -> None:

@@ -30,7 +30,7 @@ def kinds(structure: Structure, prompt: Prompt | None = None) -> list[str]:
 
 
 SOUND = (*DRUGS, "C1CC1", "C12CC1C2", "C[N+](C)(C)C", "CS(=O)(=O)N", "OP(=O)(O)O", "C#CC#N", "C/C=C\\C", "BrC(Cl)I")
-MARKED = ("C[S@](=O)CC", "C[S@@](=O)CC", "N[C@@H](C)C(=O)O", "C[C@H]1CC[C@@H](C)CC1", "F/C(Cl)=C(/Br)I", "C/C=N/O")
+MARKED = ("C[S@](=O)CC", "C[S@@](=O)CC", "N[C@@H](C)C(=O)O", "F/C(Cl)=C(/Br)I", "C/C=N/O")
 
 
 @pytest.mark.parametrize("smiles", SOUND)
@@ -163,6 +163,15 @@ def test_marks_agree_with_rdkit(smiles: str) -> None:
     assert validate(s, Prompt(graph=graph_of(s))).valid
     if s.tetrahedral is not None:
         assert kinds(s.replace(positions=-s.positions), Prompt(graph=graph_of(s))) == ["stereo changed"]  # type: ignore[operator]
+
+
+def test_marks_that_depend_on_each_other_may_all_turn_over() -> None:
+    """trans-1,4-dimethylcyclohexane is its own mirror image, and so is what the validator says of it."""
+    s = conformer("C[C@H]1CC[C@@H](C)CC1")
+    prompt = Prompt(graph=graph_of(s))
+    assert validate(s, prompt).valid and validate(s.replace(positions=-s.positions), prompt).valid  # type: ignore[operator]
+    cis = conformer("C[C@H]1CC[C@H](C)CC1")
+    assert kinds(s.replace(positions=cis.positions), prompt)[0] == "stereo changed"
 
 
 def test_de_novo_molecules_get_bonds_and_stereo_from_their_coordinates() -> None:
