@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 define SHOW
 import sys
-from rdkit import Chem
+from rdkit import Chem, RDLogger
 from sciar import view
+RDLogger.DisableLog("rdApp.*")  # records of failed draws have no atoms
 for path in sys.argv[1:]:
     mols = [mol for mol in Chem.SDMolSupplier(path, removeHs=False) if mol is not None]
     view.sheet(mols, path.replace(".sdf", ".png"))

@@ -76,7 +76,9 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole run. `task` names what the weights can do ("molecule+conformer"); `tokenizer` and `model` hold the fields of the family's own configurations."""
+    """A whole run. `task`: what the weights can do, joined by +.
+
+    `tokenizer` and `model` hold the fields of the family's own configurations."""
 
     family: str = "hybrid"
     name: str = "run"
