@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,9 @@ def test_ctrl_c_exits_with_3_and_resumes(tmp_path: Path, capfd: pytest.CaptureFi
     out = tmp_path / "x.sdf"
     line = [sys.executable, "-m", "sciar", "generate", "conformer", "CCO", "-n", "200", "--seed", "0", "--model", str(slow), "-o", str(out)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     journal = tmp_path / "x.sdf.journal"
     deadline = time.time() + 60
     while (not journal.exists() or journal.read_bytes().count(b"\n") < 5) and time.time() < deadline and process.poll() is None:

@@ -11,6 +11,7 @@ from sciar.batch import collate
 from sciar.convert import from_smiles, to_smiles
 from sciar.errors import InputError
 from sciar.families.hybrid import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
+from sciar.families.hybrid.grammar import Writer
 from sciar.families.hybrid.model import N_CODES, gather, graph_codes, local_geometry, random_rotations
 from sciar.families.hybrid.sample import Options, draw_words, scaffold_words
 from sciar.families.hybrid.tokens import VOCABULARY, canonical_frame, text_of, words_of
@@ -234,3 +235,41 @@ def test_refiner_table_equals_the_network(molecules: list, tokenizer: Tokenizer,
     exact = model.refiner(*arguments)
     with torch.no_grad():
         assert (model.refiner(*arguments) - exact).abs().max() < 1e-4
+
+
+def written(words: list[str]) -> bool:
+    writer = Writer()
+    return all(writer.add(word) for word in words) and writer.add("")
+
+
+def test_the_grammar_accepts_real_molecules(molecules: list, tokenizer: Tokenizer) -> None:
+    for molecule in datasets.samples("qm9"):
+        words = tokenizer.encode(molecule).words
+        assert written([VOCABULARY[w] for w in words[1:-1]]), text_of(words)
+
+
+@pytest.mark.parametrize(
+    "text", ["C(", "C1CC", "C)", "F=C", "C(C)(C)(C)(C)C", "C==C", "N#N#N", "[C]", "[CH]", "C1C1", "()", "", "[NH", "O=O=O"]
+)
+def test_the_grammar_refuses_what_is_no_molecule(text: str) -> None:
+    assert not written([VOCABULARY[w] for w in words_of(text)[1:-1]])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 2**31), min_size=60, max_size=60))
+def test_what_the_grammar_lets_through_is_a_molecule(numbers: list[int]) -> None:
+    """Random characters under the grammar spell molecules RDKit can read."""
+    writer, text = Writer(), ""
+    words = ["C", "N", "O", "F", "(", ")", "=", "#", "1", "2", "[", "]", "H", "@", "+", "-", ""]
+    for number in numbers:
+        start = number % len(words)
+        word = next((w for w in words[start:] + words[:start] if writer.add(w)), None)
+        if word is None or word == "":
+            break
+        text += word
+    else:
+        return  # not ended
+    if word == "":
+        from rdkit import Chem
+
+        assert Chem.MolFromSmiles(text) is not None, text

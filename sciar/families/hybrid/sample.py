@@ -16,8 +16,9 @@ from torch import Tensor
 
 from sciar.batch import Batch, collate
 from sciar.errors import InputError
+from sciar.families.hybrid.grammar import Writer
 from sciar.families.hybrid.model import gather, local_geometry
-from sciar.families.hybrid.tokens import BOS, EOS, PAD, PROPERTIES, THEORIES, Tokens, text_of, words_of
+from sciar.families.hybrid.tokens import BOS, EOS, PAD, PROPERTIES, THEORIES, VOCABULARY, Tokens, text_of, words_of
 from sciar.family import Draw
 from sciar.nn.transformer import Cache
 from sciar.prompt import Prompt
@@ -35,7 +36,8 @@ class Options:
     Args:
         steps, hydrogen_steps: solver steps (network evaluations of the head) per heavy atom and per hydrogen.
         solver: "2m", "heun" or "sde". temperature: scales the noise of the coordinates; below 1 is nearer to the mode.
-        word_temperature: of the words. guidance: of the property condition; 1 = none.
+        word_temperature: of the words. grammar: only characters that can still end in a molecule.
+        guidance: of the property condition; 1 = none.
         refine: evaluations of the joint refiner, 0 = none. refine_sigma: the error in Å it assumes at its start.
         history: the disturbance of earlier atoms that the decoder is told to expect, Å.
         theory: minimum of which level of theory.
@@ -48,6 +50,7 @@ class Options:
     solver: str = "2m"
     temperature: float = 1.0
     word_temperature: float = 1.0
+    grammar: bool = True
     guidance: float = 1.5
     refine: int = 2
     refine_sigma: float = 0.1
@@ -139,7 +142,8 @@ def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int
     if guided:
         properties = torch.cat([properties, torch.full_like(properties, float("nan"))])
     given = [scaffold_words(p.scaffold, k) if p.scaffold else np.array([BOS]) for p, k in zip(prompts, keys, strict=True)]
-    uniform = np.stack([np.random.default_rng([*k, 1]).random(LONGEST) for k in keys])
+    streams = [np.random.default_rng([*k, 1]) for k in keys]
+    writers = [Writer() for _ in prompts]
     words = torch.full((b, LONGEST), PAD, device=device)
     words[:, 0] = BOS
     caches = [
@@ -158,11 +162,13 @@ def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int
             logits = free + options.guidance * (conditional - free)
         logits[:, [PAD, BOS]] = -torch.inf
         likely = (logits / options.word_temperature).log_softmax(-1).double()
-        point = torch.from_numpy(uniform[:, t : t + 1]).to(device)
-        chosen = (likely.exp().cumsum(-1) < point).sum(-1).clamp(max=likely.shape[-1] - 1)
         forced = torch.tensor([int(g[t + 1]) if t + 1 < len(g) else -1 for g in given], device=device)
-        chosen = torch.where(forced >= 0, forced, chosen)
-        chosen = torch.where(ended, PAD, chosen)
+        probable, done = likely.exp().cpu().numpy(), ended.tolist()
+        drawn = [
+            PAD if done[r] else _next_word(probable[r], streams[r], writers[r] if options.grammar else None, int(forced[r]))
+            for r in range(b)
+        ]
+        chosen = torch.tensor(drawn, device=device)
         score += torch.where(ended | (forced >= 0), 0.0, likely.gather(1, chosen[:, None])[:, 0])
         calls += (~ended).cpu().numpy()
         words[:, t + 1] = chosen
@@ -170,6 +176,22 @@ def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int
         if bool(ended.all()):
             break
     return [(text_of(w), s, int(n)) for w, s, n in zip(words.cpu().numpy(), score.tolist(), calls, strict=True)]
+
+
+def _next_word(probable: np.ndarray, stream: np.random.Generator, writer: Writer | None, forced: int) -> int:
+    """Draw from `probable`, again without what the grammar refuses: the model's law given that the character is admissible."""
+    if forced >= 0:
+        if writer is not None:
+            writer.add(VOCABULARY[forced])
+        return forced
+    probable = probable.copy()
+    while probable.sum() > 1e-12:
+        word = int(np.searchsorted(np.cumsum(probable), stream.random() * probable.sum(), side="right"))
+        word = min(word, len(probable) - 1)
+        if writer is None or writer.add("" if word == EOS else VOCABULARY[word]):
+            return word
+        probable[word] = 0.0
+    return EOS
 
 
 def scaffold_words(scaffold: str, key: tuple[int, int]) -> np.ndarray:
