@@ -193,6 +193,7 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, model
 def test_draws_do_not_depend_on_the_batch(molecules: list, tokenizer: Tokenizer, model: Model) -> None:
     prompts = [Prompt(graph=m.replace(positions=None)) for m in molecules[:7]]
     check_sampler(model, tokenizer, prompts, precision="32", steps=4, hydrogen_steps=3)
+    check_sampler(model, tokenizer, prompts[:4], precision="32", steps=6, hydrogen_steps=4, anneal=2)
     check_sampler(model, tokenizer, prompts[:4], precision="32", solver="sde", steps=4, hydrogen_steps=3, refine=0)
 
 

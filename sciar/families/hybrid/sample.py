@@ -35,6 +35,7 @@ class Options:
 
     Args:
         steps, hydrogen_steps: solver steps (network evaluations of the head) per heavy atom and per hydrogen.
+        anneal: fewest solver steps, reached at the last slot; 0 = the same for all slots.
         solver: "2m", "heun" or "sde". temperature: scales the noise of the coordinates; below 1 is nearer to the mode.
         word_temperature: of the words. grammar: only characters that can still end in a molecule.
         guidance: of the property condition; 1 = none.
@@ -47,6 +48,7 @@ class Options:
 
     steps: int = 10
     hydrogen_steps: int = 6
+    anneal: int = 0
     solver: str = "2m"
     temperature: float = 1.0
     word_temperature: float = 1.0
@@ -60,8 +62,10 @@ class Options:
     precision: str = "bf16"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.hydrogen_steps < 1 or self.refine < 0:
-            raise InputError(f"sample: expected steps ≥ 1 and refine ≥ 0, got {self.steps}, {self.hydrogen_steps}, {self.refine}")
+        if self.steps < 1 or self.hydrogen_steps < 1 or self.refine < 0 or self.anneal < 0:
+            raise InputError(
+                f"sample: expected steps ≥ 1, refine and anneal ≥ 0, got {self.steps}, {self.hydrogen_steps}, {self.refine}, {self.anneal}"
+            )
         if self.theory not in THEORIES:
             raise InputError(f"sample: expected theory {' or '.join(THEORIES)}, got {self.theory!r}")
 
@@ -339,20 +343,22 @@ class _Rows:
             h = block(h, bias[:, i * heads : (i + 1) * heads], pair, cache.up_to(w))
         z = model.decoder_norm(h)[:, 0]
         drawn = anchor[:, 0] >= 0
-        local, heavy = torch.zeros_like(positions[:, 0]), self.heavy[rows, at]
-        for which, steps in ((heavy, options.steps), (~heavy, options.hydrogen_steps)):  # a row's steps must not depend on the others
-            some = (which & (self.at < self.length)).nonzero()[:, 0]
-            if len(some):
-                noise = self._fresh(some, at) if options.solver == "sde" else None
-                local[some] = model.head.sample(z[some], self.noise[some, at[some]], steps, options.solver, options.temperature, noise)
+        local, running = torch.zeros_like(positions[:, 0]), self.at < self.length
+        wanted = torch.where(self.heavy[rows, at], options.steps, options.hydrogen_steps)
+        if options.anneal:  # DiSA (arXiv 2505.20297), linear: later slots are easier
+            left = 1 - at / (self.length - 1).clamp(min=1)
+            wanted = torch.minimum(wanted, options.anneal + (left * (options.steps - options.anneal)).round().long())
+        for steps in wanted[running].unique().tolist():  # a row's steps must not depend on the others
+            some = (running & (wanted == steps)).nonzero()[:, 0]
+            noise = self._fresh(some, at) if options.solver == "sde" else None
+            local[some] = model.head.sample(z[some], self.noise[some, at[some]], steps, options.solver, options.temperature, noise)
         if options.score:
             self.score += torch.where(drawn & (self.at < self.length), model.head.log_likelihood(z, local), 0.0).double()
         origin = geometry.origin[:, 0] if model.config.target == "residual" else 0.0
         placed = origin + torch.einsum("bij,bi->bj", geometry.axes[:, 0], local)
         active = self.at < self.length
         self.positions[rows[active], at[active]] = torch.where(drawn[:, None], placed, 0.0)[active]
-        spent = torch.where(heavy, options.steps, options.hydrogen_steps) + 1
-        self.calls += torch.where(active, spent, 0).cpu().numpy()
+        self.calls += torch.where(active, wanted + 1, 0).cpu().numpy()
         self.at += active
 
     def _fresh(self, some: Tensor, at: Tensor) -> Callable[[int], Tensor]:
