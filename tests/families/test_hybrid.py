@@ -225,6 +225,8 @@ def test_refusals_name_the_reason(tokenizer: Tokenizer, smiles: str, words: list
 def test_unknown_choices_are_refused(tokenizer: Tokenizer, model: Model) -> None:
     check_raises(lambda: ModelConfig(frame="body"), InputError, "local or haar")
     check_raises(lambda: list(model.sample([Prompt()], [(0, 0)], stepz=3)), InputError, "stepz")
+    held = Prompt(fixed=datasets.samples("qm9")[30])
+    check_raises(lambda: list(model.sample([held], [(0, 0)])), InputError, "fixed atoms", "not supported yet")
     bare = Model(dataclasses.replace(TINY, words_layers=0), tokenizer)
     check_raises(lambda: list(bare.sample([Prompt()], [(0, 0)])), InputError, "conformers only")
 

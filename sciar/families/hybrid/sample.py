@@ -87,6 +87,9 @@ def sample(
     if unknown:
         raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(f.name for f in dataclasses.fields(Options))}")
     chosen = Options(**options)  # type: ignore[arg-type]
+    for prompt in prompts:
+        if prompt.fixed is not None or prompt.space_group is not None or prompt.pxrd is not None:
+            raise InputError("hybrid: expected a SMILES, a scaffold or properties, got fixed atoms or a crystal's facts; not supported yet")
     jobs: list[_Job] = []
     encoded: dict[int, Tokens] = {}
     theory = np.array([THEORIES.index(chosen.theory)])
