@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sciar.batch import TokenArrays
 from sciar.prompt import Prompt
 from sciar.structure import Structure
 
@@ -35,6 +36,10 @@ class Tokenizer(ABC):
 
     def limits(self) -> dict[str, Any]:
         """What prompts may ask for: `elements`, `max_heavy_atoms`, `properties`; kept in the weights file."""
+        return {}
+
+    def statistics(self, arrays: TokenArrays) -> dict[str, Any]:
+        """What the model must know of its training data; kept in the weights file and handed to `Model(…, statistics)`."""
         return {}
 
 

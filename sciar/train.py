@@ -207,10 +207,10 @@ def _tokenizer(config: Config) -> Any:
 
 
 def initialise_from(model: Model, name: str) -> None:
-    """Copy every tensor of the same name and shape from other weights."""
-    from sciar.generator import load
+    """Copy every tensor of the same name and shape from other weights, also of another configuration or version."""
+    from sciar.checkpoint import find, open_weights
 
-    source = load(name, device="cpu").model.state_dict()
+    _, source = open_weights(find(name))
     own = model.state_dict()
     model.load_state_dict({k: source[k] if k in source and source[k].shape == v.shape else v for k, v in own.items()})
 
@@ -229,11 +229,8 @@ def prepare(config: Config) -> tuple[TokenArrays, TokenArrays, dict[str, Any]]:
     training, validation = (TokenArrays.concatenated(p) if len(p) > 1 else p[0] for p in parts.values())
     if not len(training):
         raise DataError(f"train: expected records that the {config.family} family can hold in {', '.join(config.data.sets)}, got none")
-    statistics: dict[str, Any] = {"n_records": len(training), **_tokenizer(config).limits()}
-    if "properties" in training.arrays:
-        values = np.asarray(training.arrays["properties"], dtype=np.float64)
-        if np.isfinite(values).any(axis=0).all():
-            statistics |= {"mean": np.nanmean(values, 0).round(6).tolist(), "std": np.nanstd(values, 0).round(6).tolist()}
+    tokenizer = _tokenizer(config)
+    statistics = {"n_records": len(training), **tokenizer.limits(), **tokenizer.statistics(training)}
     return training, validation, statistics
 
 

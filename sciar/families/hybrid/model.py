@@ -34,6 +34,7 @@ from sciar.prompt import Prompt
 
 FARTHEST = 5
 N_CODES = BOND_TYPES + FARTHEST + 1  # 0 itself · 1–5 bond types · 6–9 two to five bonds away · 10 farther
+N_ROLES = 30  # see slot_roles
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,25 @@ def graph_codes(bonds: Int[Tensor, "b m 3"], mask: Bool[Tensor, "b m"], n: int) 
     return out.masked_fill(eye, 0)
 
 
+def slot_roles(batch: Batch) -> Int[Tensor, "b n n"]:
+    """What slot j is to slot i: 0 nothing · 1 its anchor · 2 its b · 3–7 its c (free, side ±, twist ±); +7 the other way round; +15 in one ring.
+
+    This is how the encoder looks ahead: which side a bridge must take is decided by stereo signs of slots that come later.
+    """
+    refs, side, twist = batch["refs"], batch["side"], batch["twist"]
+    b, n = batch["anchor"].shape
+    marked = torch.where(side != 0, torch.where(side > 0, 4, 5), torch.where(twist > 0, 6, 7))
+    first = (torch.arange(side.shape[-1], device=side.device) == 0).expand_as(side)
+    thirds = torch.where((side != 0) | (twist != 0), marked, torch.where(first, 3, 0))
+    kinds = torch.cat([torch.ones_like(refs[..., :1]), torch.full_like(refs[..., :1], 2), thirds], -1)
+    others = torch.cat([batch["anchor"][..., None], refs], -1)
+    kinds = torch.where(others >= 0, kinds, 0)
+    roles = torch.zeros(b, n, n, dtype=torch.long, device=refs.device).scatter_reduce_(2, others.clamp(min=0), kinds, "amax")
+    roles = roles + torch.where(roles > 0, roles + 7, 0).transpose(1, 2)
+    shared = batch["rings"][:, :, None] & batch["rings"][:, None]
+    return roles + 15 * (shared != 0)
+
+
 def random_rotations(count: int, generator: torch.Generator | None, device: torch.device) -> Float[Tensor, "b 3 3"]:
     """Haar-uniform rotations from normalised Gaussian quaternions."""
     w, x, y, z = F.normalize(torch.randn(count, 4, generator=generator, device=device), dim=-1).unbind(-1)
@@ -227,6 +247,7 @@ class Model(AbstractModel):
         self.atom = nn.ModuleList(nn.Embedding(size, w) for size in FEATURE_SIZES)
         self.theory = nn.Embedding(len(THEORIES), w)
         self.encoder_bias = nn.Embedding(N_CODES, c.encoder_layers * c.heads)
+        self.roles = nn.Embedding(N_ROLES, c.encoder_layers * c.heads)
         self.encoder = nn.ModuleList(Block(w, c.heads) for _ in range(c.encoder_layers))
         self.encoder_norm = nn.RMSNorm(w, eps=1e-6)
         self.placed = nn.Linear(2 * w, w)
@@ -247,6 +268,7 @@ class Model(AbstractModel):
         if c.words_layers:
             self.words = Words(w, c.heads, c.words_layers)
         initialise(self, max(c.encoder_layers, c.decoder_layers))
+        nn.init.zeros_(self.roles.weight)
         self.head.reset()
         if c.refiner_layers:
             for push in self.refiner.push:
@@ -261,7 +283,10 @@ class Model(AbstractModel):
         codes = graph_codes(batch["bonds"].clamp(min=0), batch.masks["bonds"], n)
         seen = codes if self.config.graph_bias else torch.zeros_like(codes)
         h = sum(table(features[..., i]) for i, table in enumerate(self.atom)) + self.theory(batch["theory"])
-        bias = self.encoder_bias(seen).permute(0, 3, 1, 2).float().masked_fill(~mask[:, None, None], -1e4)
+        bias = self.encoder_bias(seen)
+        if self.config.graph_bias:
+            bias = bias + self.roles(slot_roles(batch))
+        bias = bias.permute(0, 3, 1, 2).float().masked_fill(~mask[:, None, None], -1e4)
         for i, block in enumerate(self.encoder):
             h = block(h, bias[:, i * self.config.heads : (i + 1) * self.config.heads])
         return self.encoder_norm(h), codes

@@ -22,6 +22,7 @@ from sciar.families.hybrid.tokens import BOS, EOS, PAD, PROPERTIES, THEORIES, VO
 from sciar.family import Draw
 from sciar.nn.transformer import Cache
 from sciar.prompt import Prompt
+from sciar.structure import SYMBOLS
 
 if TYPE_CHECKING:
     from sciar.families.hybrid.model import Model
@@ -41,7 +42,7 @@ class Options:
         guidance: of the property condition; 1 = none.
         refine: evaluations of the joint refiner, 0 = none. refine_sigma: the error in Å it assumes at its start.
         history: the disturbance of earlier atoms that the decoder is told to expect, Å.
-        theory: minimum of which level of theory.
+        theory: minimum of which level of theory; None = b3lyp where the training data reaches (elements and size), else mmff94s.
         score: also return the log-likelihood of the coordinates (costs about ten times the head).
         precision: "bf16" or "32".
     """
@@ -57,7 +58,7 @@ class Options:
     refine: int = 2
     refine_sigma: float = 0.1
     history: float = 0.01
-    theory: str = "b3lyp"
+    theory: str | None = None
     score: bool = False
     precision: str = "bf16"
 
@@ -66,7 +67,7 @@ class Options:
             raise InputError(
                 f"sample: expected steps ≥ 1, refine and anneal ≥ 0, got {self.steps}, {self.hydrogen_steps}, {self.refine}, {self.anneal}"
             )
-        if self.theory not in THEORIES:
+        if self.theory is not None and self.theory not in THEORIES:
             raise InputError(f"sample: expected theory {' or '.join(THEORIES)}, got {self.theory!r}")
 
 
@@ -92,12 +93,11 @@ def sample(
             raise InputError("hybrid: expected a SMILES, a scaffold or properties, got fixed atoms or a crystal's facts; not supported yet")
     jobs: list[_Job] = []
     encoded: dict[int, Tokens] = {}
-    theory = np.array([THEORIES.index(chosen.theory)])
     worded = [i for i, prompt in enumerate(prompts) if prompt.graph is None]
     for i, prompt in enumerate(prompts):
         if prompt.graph is not None:
             if id(prompt.graph) not in encoded:
-                encoded[id(prompt.graph)] = dataclasses.replace(model.tokenizer.encode(prompt.graph, prompt), theory=theory)
+                encoded[id(prompt.graph)] = _at_theory(model, model.tokenizer.encode(prompt.graph, prompt), chosen.theory)
             jobs.append(_Job(i, keys[i], encoded[id(prompt.graph)], 0.0, 0))
     for first in range(0, len(worded), batch_size):
         rows = worded[first : first + batch_size]
@@ -108,10 +108,30 @@ def sample(
             if tokens.graph is None:
                 yield Draw(i, tokens, score, calls)
             else:
-                jobs.append(_Job(i, keys[i], dataclasses.replace(tokens, theory=theory), score, calls))
+                jobs.append(_Job(i, keys[i], _at_theory(model, tokens, chosen.theory), score, calls))
     if jobs:
         jobs.sort(key=lambda job: -len(job.tokens.order))
         yield from _Rows(model, jobs, batch_size, chosen).run()
+
+
+def _at_theory(model: Model, tokens: Tokens, asked: str | None) -> Tokens:
+    """Tokens that ask for a minimum of a level of theory the weights know for these elements.
+
+    Raises:
+        InputError: the level was asked for and the training data had no such element at it.
+    """
+    seen: dict[str, Any] = model.statistics.get("theories", {})
+    graph = tokens.graph
+    assert graph is not None
+    present = {SYMBOLS[z] for z in graph.numbers.tolist()}
+    heavy = int((graph.numbers > 1).sum())
+    if asked is None:
+        fits = [t for t in reversed(THEORIES) if t in seen and present <= {*seen[t]["elements"]} and heavy <= seen[t]["max_heavy"]]
+        asked = (fits or [*seen] or [THEORIES[-1]])[0]
+    elif asked in seen and not present <= {*seen[asked]["elements"]}:
+        missing = " ".join(sorted(present - {*seen[asked]["elements"]}))
+        raise InputError(f"sample: expected elements these weights saw at theory={asked!r}, got {missing}; leave theory out")
+    return dataclasses.replace(tokens, theory=np.array([THEORIES.index(asked)]))
 
 
 def _graph_of(model: Model, text: str) -> Tokens:
@@ -129,7 +149,7 @@ def _graph_of(model: Model, text: str) -> Tokens:
         except InputError:
             words = np.array([BOS, EOS])
         return Tokens(
-            words=words, order=flat, anchor=flat, theory=np.zeros(1, int), properties=np.full((1, len(PROPERTIES)), np.nan), **arrays
+            words=words, order=flat, anchor=flat, rings=flat, theory=np.zeros(1, int), properties=np.full((1, len(PROPERTIES)), np.nan), **arrays
         )
 
 

@@ -16,13 +16,13 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from sciar.batch import token_field
+from sciar.batch import TokenArrays, token_field
 from sciar.errors import InputError
 from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.prompt import Prompt
 from sciar.structure import CIS, NONE, NUMBERS, SYMBOLS, Structure
 
-VERSION = 2  # of the encoding; prepared tokens of another version are made again
+VERSION = 3  # of the encoding; prepared tokens of another version are made again
 PAD, BOS, EOS = 0, 1, 2
 _CHARACTERS = "C N O F P S H B I c n o s p Cl Br Si Se As se as ( ) [ ] = # - + . / \\ @ @@ : % 0 1 2 3 4 5 6 7 8 9 *".split()
 VOCABULARY: tuple[str, ...] = ("<pad>", "<bos>", "<eos>", *_CHARACTERS)
@@ -69,6 +69,7 @@ class Tokens:
         refs: rows (b, c₁ … c₄): reference slots, -1 = none.
         side: for each c: sign of the side of the plane (b, anchor, c) a stereo centre demands, 0 = free.
         twist: for each c: +1 cis, -1 trans about the double bond anchor=b, 0 = free.
+        rings: bit k says that the atom is in ring k (smallest set of rings; the first 62).
         bonds: rows (slot, slot, type) with type 1..BOND_TYPES.
         positions: coordinates in Å, first slot at the origin; zeros where they are to be drawn.
         theory: index into THEORIES: at what level of theory the geometry is a minimum.
@@ -82,6 +83,7 @@ class Tokens:
     refs: Int[np.ndarray, "n 5"] = token_field("atoms", "int16", -1)
     side: Int[np.ndarray, "n 4"] = token_field("atoms", "int8")
     twist: Int[np.ndarray, "n 4"] = token_field("atoms", "int8")
+    rings: Int[np.ndarray, "n"] = token_field("atoms", "int64")
     positions: Float[np.ndarray, "n 3"] = token_field("atoms", "float32")
     bonds: Int[np.ndarray, "m 3"] = token_field("bonds", "int16")
     theory: Int[np.ndarray, "1"] = token_field("record", "uint8")
@@ -95,9 +97,27 @@ class Tokenizer(AbstractTokenizer):
     def __init__(self, config: TokenizerConfig) -> None:
         self.config = config
         self.element_code = {NUMBERS[e]: i for i, e in enumerate(config.elements)}
+        self._last: tuple[tuple[object, ...], _Layout] | None = None
 
     def limits(self) -> dict[str, object]:
         return {"elements": list(self.config.elements), "max_heavy_atoms": self.config.max_heavy, "properties": list(PROPERTIES)}
+
+    def statistics(self, arrays: TokenArrays) -> dict[str, object]:
+        """Mean and spread of the properties, and the elements and largest molecule seen at each level of theory."""
+        values = np.asarray(arrays.arrays["properties"], dtype=np.float64)
+        facts: dict[str, object] = {}
+        if np.isfinite(values).any(axis=0).all():
+            facts = {"mean": np.nanmean(values, 0).round(6).tolist(), "std": np.nanstd(values, 0).round(6).tolist()}
+        element = np.asarray(arrays.arrays["features"][:, 0])
+        level = np.repeat(np.asarray(arrays.arrays["theory"]), arrays.lengths("atoms"))
+        heavy = np.add.reduceat(element != self.element_code.get(1, -1), arrays.offsets["atoms"][:-1])
+        seen: dict[str, object] = {}
+        for code, name in enumerate(THEORIES):
+            if (level == code).any():
+                codes = np.unique(element[level == code]).tolist()
+                largest = int(heavy[np.asarray(arrays.arrays["theory"]) == code].max())
+                seen[name] = {"elements": [self.config.elements[c] for c in codes], "max_heavy": largest}
+        return facts | {"theories": seen}
 
     def check(self, graph: Structure) -> None:
         """Refuse what the family cannot hold.
@@ -136,7 +156,7 @@ class Tokenizer(AbstractTokenizer):
             InputError: see `check`.
         """
         self.check(structure)
-        layout = _Layout(structure, self.element_code, tuple(fixed))
+        layout = self._layout(structure, tuple(fixed))
         positions = np.zeros((structure.n_atoms, 3))
         if structure.positions is not None:
             positions = canonical_frame(structure.positions[layout.order])
@@ -151,12 +171,21 @@ class Tokenizer(AbstractTokenizer):
             refs=layout.refs,
             side=layout.side,
             twist=layout.twist,
+            rings=layout.ring_bits,
             positions=positions,
             bonds=layout.bonds,
             theory=np.array([THEORIES.index(theory)]),
             properties=np.array(values),
             graph=structure,
         )
+
+    def _layout(self, graph: Structure, fixed: tuple[int, ...]) -> _Layout:
+        """Conformers of one molecule follow each other: the last layout is kept."""
+        parts = (graph.numbers, graph.bonds, graph.charges, graph.tetrahedral, graph.double_bonds)
+        key = (fixed, *(None if part is None else part.tobytes() for part in parts))
+        if self._last is None or self._last[0] != key:
+            self._last = key, _Layout(graph, self.element_code, fixed)
+        return self._last[1]
 
     def decode(self, tokens: Tokens) -> Structure:
         """The molecule with the drawn coordinates in the atom order of its graph; total."""
@@ -262,6 +291,9 @@ class _Layout:
             for i, (z, near, atom) in enumerate(zip(self.numbers, self.neighbours, mol.GetAtoms(), strict=True))
         ]
         self.features = np.array(codes)[self.order]
+        self.ring_bits = np.zeros(n, dtype=np.int64)
+        for k, ring in enumerate(sorted(sorted(self.slot[i] for i in ring) for ring in self.rings)[:62]):
+            self.ring_bits[ring] |= 1 << k
 
     def _traverse(self, fixed: tuple[int, ...]) -> tuple[list[int], list[int]]:
         """Breadth first over heavy atoms from the middle of the molecule, closing rings first; hydrogens last."""
