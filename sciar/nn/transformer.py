@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (key, value) of a new token -> keys and values (b, h, n, d/h) of all
+Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (key, value) of new tokens -> keys and values (b, h, n, d/h) of all
+Turn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (query, key) -> the same, turned by their positions (see rotary.py)
 
 
 class Attention(nn.Module):
@@ -32,10 +33,13 @@ class Attention(nn.Module):
         pair: Float[Tensor, "b q k p"] | None = None,
         cache: Cache | None = None,
         causal: bool = False,
+        turn: Turn | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """With a `cache`, q is one new token and the cache answers its key and value with those of all tokens so far."""
+        """With a `cache`, q are the new tokens and the cache answers their keys and values with those of all tokens so far."""
         b, q, d = x.shape
         query, key, value = self.qkv(x).view(b, q, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        if turn is not None:
+            query, key = turn(query, key)
         if cache is not None:
             key, value = cache(key, value)
         if pair is None:
@@ -63,9 +67,15 @@ class Block(nn.Module):
         self.feed_in, self.feed_out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, pair: Tensor | None = None, cache: Cache | None = None, causal: bool = False
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        pair: Tensor | None = None,
+        cache: Cache | None = None,
+        causal: bool = False,
+        turn: Turn | None = None,
     ) -> Tensor:
-        x = x + self.attention(self.norm_attention(x), bias, pair, cache, causal)
+        x = x + self.attention(self.norm_attention(x), bias, pair, cache, causal, turn)
         gate, up = self.feed_in(self.norm_feed(x)).chunk(2, -1)
         return x + self.feed_out(F.silu(gate) * up)
 

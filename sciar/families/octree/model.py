@@ -1,0 +1,372 @@
+"""The octree family's network: a causal transformer over octree events with three-dimensional rotary positions.
+
+p(structure) = Π_i p(event_i | events_<i, where event_i is): the place of an event follows from its parent, so a
+query that knows the place reads the events before it, and a head says the byte of a node or the element and place
+of an atom. The sequence ends by itself when no node is left open.
+
+Three layouts of queries and contents (`ModelConfig.layout`):
+    "interleaved"  every event twice, a masked copy then a real one, all of them visible to later ones: as published
+    "queries"      the same, but masked copies are seen by nobody and not cached: half the cache
+    "fused"        one token per event: the content of the last event at the place of the next one, whose query is
+                   turned by the next place and whose key by the last one: half the sequence
+
+Source: Uni-3DAR (arXiv 2503.16278) for tree, masked next-token prediction and cumulative leaf head; "fused", wave
+vectors over the sphere, conditions and the count of open nodes are ours. configs/octree_published.yaml is the published layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from sciar.batch import Batch
+from sciar.errors import InputError
+from sciar.families.octree.events import Events, events_of
+from sciar.families.octree.heads import N_BYTES, Classes, LeafHead, log_likelihood
+from sciar.families.octree.tokens import PROPERTIES, Tokenizer
+from sciar.family import Draw
+from sciar.family import Model as AbstractModel
+from sciar.nn.embedding import Fourier
+from sciar.nn.rotary import angles, axis_waves, published_waves, sphere_waves, turning
+from sciar.nn.transformer import Block, Cache, initialise
+from sciar.prompt import Prompt
+
+MASK, CLOSE, FIRST_ELEMENT = 0, 256, 257  # ids of contents; 1 … 255 are occupancy bytes
+LEFT = 64  # open nodes that are told apart
+FREQUENCIES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Sizes and choices; each choice is one row of the ablation table.
+
+    Args:
+        width, heads, layers: of the trunk.
+        layout: "interleaved", "queries" or "fused", see the module.
+        waves: "published", "axes" or "sphere", see sciar/nn/rotary.py. shortest, longest: wavelengths of the latter two, Å.
+        place: "bins" or "diffusion": how the place of an atom in its cell is drawn.
+        counts: an event knows how many nodes of its level are open. condition: on number of atoms, composition, properties.
+        own_null: bins of what is no atom have an id of their own; else they share the middle bin, as published.
+        vocabulary: rows of the content table and classes of the element head; 0 = as many as needed (published: 602).
+        tree_weight, element_weight, place_weight, property_weight: of the loss parts; property_weight 0 = no property head.
+        jitter, shift: training only: a random shift in cells, normal and whole (-shift … shift).
+        deletion: training only: most of the level-1 nodes that are left out.
+        dropout: of embeddings and head inputs. drop_block: of whole blocks, rising linearly with depth.
+    """
+
+    width: int = 256
+    heads: int = 8
+    layers: int = 8
+    layout: str = "fused"
+    waves: str = "sphere"
+    shortest: float = 0.6
+    longest: float = 40.0
+    place: str = "bins"
+    counts: bool = True
+    condition: bool = True
+    own_null: bool = True
+    vocabulary: int = 0
+    tree_weight: float = 1.0
+    element_weight: float = 1.0
+    place_weight: float = 0.3
+    property_weight: float = 0.0
+    jitter: float = 0.5
+    shift: int = 1
+    deletion: float = 0.0
+    dropout: float = 0.0
+    drop_block: float = 0.0
+
+    def __post_init__(self) -> None:
+        choices = {
+            "layout": ("interleaved", "queries", "fused"),
+            "waves": ("published", "axes", "sphere"),
+            "place": ("bins", "diffusion"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(f"ModelConfig.{name}: expected {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.width % self.heads or self.width // self.heads % 2:
+            raise InputError(f"ModelConfig.heads: expected a divisor of width {self.width} with an even quotient, got {self.heads}")
+
+
+class Model(AbstractModel):
+    """See the module's docstring. `statistics`: {"mean": …, "std": …} of PROPERTIES and the histogram "sizes" of the training data."""
+
+    tokenizer: Tokenizer
+    waves: Tensor
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, statistics: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config, self.tokenizer, self.statistics = config, tokenizer, statistics or {}
+        self.grid = grid = tokenizer.grid
+        c, w = config, config.width
+        self.null = grid.bins if c.own_null else grid.bins // 2
+        self.n_elements = len(tokenizer.config.elements)
+        if c.vocabulary and c.vocabulary < FIRST_ELEMENT + self.n_elements:
+            raise InputError(f"ModelConfig.vocabulary: expected 0 or at least {FIRST_ELEMENT + self.n_elements}, got {c.vocabulary}")
+        self.content_type = nn.Embedding(c.vocabulary or FIRST_ELEMENT + self.n_elements, w)
+        self.content_bin = nn.ModuleList(nn.Embedding(grid.bins + c.own_null, w) for _ in range(3))
+        self.level = nn.Embedding(grid.levels + 2, w)
+        if c.layout == "fused":
+            self.next_level = nn.Embedding(grid.levels + 2, w)
+        if c.counts:
+            self.open = nn.Embedding(LEFT + 1, w)
+        if c.condition:
+            self.fourier = Fourier(FREQUENCIES, 0.1, 2.0)
+            self.given = nn.Linear((1 + self.n_elements + len(PROPERTIES)) * FREQUENCIES, w, bias=False)
+        self.register_buffer("waves", self._waves(), persistent=False)
+        self.blocks = nn.ModuleList(Block(w, c.heads) for _ in range(c.layers))
+        self.norm = nn.RMSNorm(w, eps=1e-5)
+        self.tree_head = Classes(w, N_BYTES)
+        self.leaf_head = LeafHead(w, c.vocabulary or self.n_elements, grid.bins, grid.cell, c.place)
+        if c.property_weight:
+            self.property_head = nn.Sequential(nn.Linear(w, w), nn.Tanh(), nn.Linear(w, len(PROPERTIES)))
+        initialise(self, c.layers)
+        for table in (*self.content_bin, self.level):
+            nn.init.normal_(table.weight, std=0.2)  # type: ignore[arg-type]
+        self.tree_head.reset()
+        self.leaf_head.reset()
+
+    def _waves(self) -> Tensor:
+        c = self.config
+        pairs = c.width // c.heads // 2
+        if c.waves == "published":
+            return published_waves(pairs, self.grid.step)
+        if c.waves == "axes":
+            return axis_waves(pairs, c.shortest, c.longest)
+        return sphere_waves(c.heads, pairs, c.shortest, c.longest)
+
+    # ---- shared by training and sampling
+
+    def content(self, kind: Int[Tensor, "b t"], level: Int[Tensor, "b t"], bins: Int[Tensor, "b t 3"]) -> Float[Tensor, "b t d"]:
+        """What an event is: an id (see MASK … FIRST_ELEMENT), its level, bins of an atom (`null` of anything else)."""
+        h = self.content_type(kind) + self.level(level + 1)
+        for axis, table in enumerate(self.content_bin):
+            h = h + table(bins[..., axis])
+        return h
+
+    def place(self, level: Int[Tensor, "b t"], left: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
+        """What is known of an event before it is drawn, apart from its position."""
+        if self.config.layout == "fused":
+            h = self.next_level(level + 1)
+        else:
+            h = self.content(torch.full_like(level, MASK), level, level.new_full((*level.shape, 3), self.null))
+        return h + self.open(left.clamp(max=LEFT)) if self.config.counts else h
+
+    def conditions(self, values: Float[Tensor, "b k"]) -> Float[Tensor, "b 1 d"]:
+        """Number of atoms, atoms of each element, standardised properties; nan = not given."""
+        given = ~values.isnan()
+        features = self.fourier(values.nan_to_num()) * given[..., None]
+        return self.given(features.flatten(1))[:, None]
+
+    def scaled(self, atoms: Float[Tensor, "b"], composition: Float[Tensor, "b e"], properties: Float[Tensor, "b p"]) -> Float[Tensor, "b k"]:
+        """The numbers that `conditions` takes."""
+        return torch.cat([(atoms[:, None] - 18) / 6, (composition - 3) / 3, self.standardised(properties)], -1)
+
+    def standardised(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
+        """Z-scores by the training set's mean and spread."""
+        if "mean" not in self.statistics:
+            return torch.full_like(properties, float("nan"))
+        return (properties - properties.new_tensor(self.statistics["mean"])) / properties.new_tensor(self.statistics["std"])
+
+    def trunk(
+        self,
+        h: Float[Tensor, "b q d"],
+        queries_at: Float[Tensor, "b q 3"],
+        keys_at: Float[Tensor, "b q 3"],
+        bias: Tensor | None = None,
+        caches: Sequence[Cache] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b q d"]:
+        """The blocks; causal unless a cache says what can be seen."""
+        centre = self.grid.side / 2
+        by_key = angles(self.waves, keys_at - centre)
+        turn = turning(angles(self.waves, queries_at - centre) if queries_at is not keys_at else by_key, by_key)
+        causal = caches is None and bias is None
+        for i, block in enumerate(self.blocks):
+            after = block(h, bias, cache=None if caches is None else caches[i], causal=causal, turn=turn)
+            drop = self.config.drop_block * i / max(1, len(self.blocks) - 1)
+            if self.training and drop:
+                after = h + (after - h) * self._kept((*h.shape[:2], 1), drop, h, generator)
+            h = after
+        return self.norm(h)
+
+    def states(
+        self, events: Events, condition: Float[Tensor, "b 1 d"] | None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """For every event, the state from which it is to be drawn: it has read the events before it and knows where it is."""
+        kind = torch.where(events.leaf, FIRST_ELEMENT + events.element, torch.where(events.tree, events.byte, CLOSE))
+        content = self.content(kind, events.level, torch.where(events.leaf[..., None], events.bins, self.null))
+        place = self.place(events.level, events.left)
+        exact = events.exact(self.grid)
+        if self.config.layout == "fused":
+            first = torch.zeros_like(content[:, :1])
+            h = torch.cat([first, content[:, :-1]], 1) + place
+            queries, keys = events.centre, torch.cat([torch.full_like(exact[:, :1], self.grid.side / 2), exact[:, :-1]], 1)
+            bias = None
+        else:
+            h = torch.stack([place, content], 2).flatten(1, 2)
+            queries = keys = torch.stack([events.centre, exact], 2).flatten(1, 2)
+            bias = hidden_masks(h.shape[1], h.device) if self.config.layout == "queries" else None
+        if condition is not None:
+            h = h + condition
+        h = self.trunk(self._dropped(h, generator), queries, keys, bias, generator=generator)
+        return h if self.config.layout == "fused" else h[:, ::2]
+
+    def _dropped(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        if not (self.training and self.config.dropout):
+            return h
+        return h * self._kept(tuple(h.shape), self.config.dropout, h, generator)
+
+    def _kept(self, shape: tuple[int, ...], drop: float, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        return (torch.rand(shape, generator=generator, device=like.device) >= drop).to(like.dtype) / (1 - drop)
+
+    # ---- training
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Cross-entropies in nats: per tree node, per element, per axis of an atom's place; and their weighted mean per event."""
+        c = self.config
+        events = self.events(batch, generator)
+        properties = batch["properties"][:, 0]
+        condition, free = self._conditions(batch, events, properties, generator)
+        h = self.states(events, condition, generator)
+        tree, leaf = events.tree, events.leaf
+        parts = {"tree": F.cross_entropy(self.tree_head(self._dropped(h[tree], generator)), events.byte[tree] - 1)}
+        at, element, bins = self._dropped(h[leaf], generator), events.element[leaf], events.bins[leaf]
+        if c.place == "bins":
+            kinds, *axes = self.leaf_head.logits(at, element, bins)
+            parts["place"] = torch.stack([F.cross_entropy(axis, bins[:, k]) for k, axis in enumerate(axes)]).mean()
+        else:
+            kinds = self.leaf_head.element(at)
+            offset = (bins + 0.5 - self.grid.bins / 2) * self.grid.step
+            parts["place"] = self.leaf_head.offset.loss(self.leaf_head.given(at, element), offset, 4, generator).mean()
+        parts["element"] = F.cross_entropy(kinds, element)
+        nodes, atoms = tree.sum(), leaf.sum()
+        per_atom = c.element_weight * parts["element"] + c.place_weight * (3 if c.place == "bins" else 1) * parts["place"]
+        loss = (c.tree_weight * nodes * parts["tree"] + atoms * per_atom) / (nodes + atoms)
+        if c.property_weight:
+            parts["property"] = self._property_loss(h, events, properties, free)
+            loss = loss + c.property_weight * parts["property"]
+        return {"loss": loss, **parts}
+
+    def events(self, batch: Batch, generator: torch.Generator | None = None) -> Events:
+        """The octrees of a batch, turned and shifted at random in training; only turned in evaluation."""
+        mask = batch.masks["atoms"]
+        b = len(mask)
+        with torch.autocast(mask.device.type, enabled=False):
+            x = batch["positions"].float()
+            if self.tokenizer.config.pose == "random":
+                x = torch.einsum("bij,bnj->bni", random_rotations(b, generator, x.device), x)
+            shift = torch.full((b, 1, 3), self.grid.side / 2, device=x.device)
+            deleted = None
+            if self.training:
+                c, cell = self.config, self.grid.cell
+                noise = torch.randn(shift.shape, generator=generator, device=x.device).clamp(-2, 2)
+                whole = torch.randint(-c.shift, c.shift + 1, shift.shape, generator=generator, device=x.device)
+                shift = shift + cell * (c.jitter * noise + whole)
+                if c.deletion:
+                    deleted = c.deletion * torch.rand(b, generator=generator, device=x.device)
+            # the shift is an augmentation: a molecule that would stick out of the cube is pushed back in
+            low = x.masked_fill(~mask[..., None], torch.inf).amin(1, keepdim=True) + shift
+            high = x.masked_fill(~mask[..., None], -torch.inf).amax(1, keepdim=True) + shift
+            rim = self.grid.step
+            shift = shift + (rim - low).clamp(min=0) - (high - self.grid.side + 2 * rim).clamp(min=0)
+            x = x + shift
+            record = torch.arange(b, device=x.device)[:, None].expand_as(mask)[mask]
+            return events_of(self.grid, record, batch["element"][mask], x[mask], b, deleted, generator)
+
+    def _conditions(
+        self, batch: Batch, events: Events, properties: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor | None, Bool[Tensor, "b"]]:
+        """A random part of what could be given, and which records are told nothing."""
+        b, device = len(properties), properties.device
+        if not self.config.condition:
+            return None, torch.ones(b, dtype=torch.bool, device=device)
+        mask = batch.masks["atoms"]
+        kinds = torch.arange(self.n_elements, device=device)
+        composition = ((batch["element"][..., None] == kinds) & mask[..., None]).sum(1).float()
+        values = self.scaled(mask.sum(1).float(), composition, properties)
+        # half of the records unconditional, so that drawing without a condition is as well trained as with one
+        free = torch.rand(b, generator=generator, device=device) < 0.5
+        groups = torch.rand(b, 2 + len(PROPERTIES), generator=generator, device=device) < 0.5
+        kept = torch.cat([groups[:, :1], groups[:, 1:2].expand(b, self.n_elements), groups[:, 2:]], 1) & ~free[:, None]
+        return self.conditions(values.where(kept, float("nan"))), free
+
+    def _property_loss(self, h: Tensor, events: Events, properties: Tensor, free: Tensor) -> Tensor:
+        """Mean absolute error of standardised properties, read by the closing event of records that were told nothing."""
+        target = self.standardised(properties)
+        known = ~target.isnan() & free[:, None]
+        error = (self.property_head(self.closing(h, events)).float() - target.nan_to_num()).abs()
+        return (error * known).sum() / known.sum().clamp(min=1)
+
+    def closing(self, h: Float[Tensor, "b t d"], events: Events) -> Float[Tensor, "b d"]:
+        """State of the closing event, which has read the whole structure."""
+        last = events.mask.sum(1) - 1
+        return h[torch.arange(len(h), device=h.device), last]
+
+    # ---- understanding
+
+    @torch.no_grad()
+    def score(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "b"]:
+        """ln p of each structure in one random pose, nats: bytes, elements, bins (bins only with `place="bins"`)."""
+        events = self.events(batch, generator)
+        h = self.states(events, self._nothing(len(batch), events))
+        total = torch.zeros(events.level.shape, device=h.device)
+        total[events.tree] = log_likelihood(self.tree_head(h[events.tree]), events.byte[events.tree] - 1)
+        at, element, bins = h[events.leaf], events.element[events.leaf], events.bins[events.leaf]
+        if self.config.place == "bins":
+            kinds, *axes = self.leaf_head.logits(at, element, bins)
+            rest = sum(log_likelihood(axis, bins[:, k]) for k, axis in enumerate(axes))
+            total[events.leaf] = log_likelihood(kinds, element) + rest
+        else:
+            total[events.leaf] = log_likelihood(self.leaf_head.element(at), element)
+        return total.sum(1)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "b p"]:
+        """PROPERTIES of each structure, read in one random pose.
+
+        Raises:
+            InputError: a model without a property head.
+        """
+        if not self.config.property_weight or "mean" not in self.statistics:
+            raise InputError("predict: expected a model with a property head, got one without; train with model.property_weight above 0")
+        events = self.events(batch, generator)
+        read = self.property_head(self.closing(self.states(events, self._nothing(len(batch), events)), events)).float()
+        return read * read.new_tensor(self.statistics["std"]) + read.new_tensor(self.statistics["mean"])
+
+    def _nothing(self, b: int, events: Events) -> Tensor | None:
+        if not self.config.condition:
+            return None
+        return self.conditions(events.centre.new_full((b, 1 + self.n_elements + len(PROPERTIES)), float("nan")))
+
+    # ---- sampling: see sample.py
+
+    def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
+        from sciar.families.octree.sample import sample
+
+        return sample(self, prompts, keys, batch_size, **options)
+
+
+def hidden_masks(length: int, device: torch.device) -> Float[Tensor, "1 1 t t"]:
+    """Attention bias of the layout "queries": masked copies stand at even places and are seen by themselves alone."""
+    place = torch.arange(length, device=device)
+    seen = (place[None] <= place[:, None]) & ((place[None] % 2 == 1) | (place[None] == place[:, None]))
+    return torch.zeros(1, 1, length, length, device=device).masked_fill(~seen, -1e4)
+
+
+def random_rotations(count: int, generator: torch.Generator | None, device: torch.device) -> Float[Tensor, "b 3 3"]:
+    """Haar-uniform rotations from normalised Gaussian quaternions."""
+    w, x, y, z = F.normalize(torch.randn(count, 4, generator=generator, device=device), dim=-1).unbind(-1)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
