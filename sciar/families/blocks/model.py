@@ -1,0 +1,515 @@
+"""The blocks family's network: one causal trunk over nodes and pairs, heads for the next block's header and for its edges.
+
+p(graph) = Π_b p(size, degree, types of block b | earlier blocks) p(edges of block b | earlier blocks, header) · p(stop).
+The header is read off the clean states of what is finished. The edges of a block come from a discrete diffusion on
+*virtual* nodes: copies that see the finished nodes and each other but whose bonds are masked or noised. Clean nodes carry
+no time and see nothing later, so their states are computed once and kept.
+
+With the absorbing kernel a variable is the whole row of a new node: its neighbours given its degree (conditional
+Bernoulli law) and the bond orders; rows are revealed in random order (RADD's any-order objective).
+
+Source: PARD (Zhao et al. 2024, arXiv 2402.03687). Ours: one trunk for all heads, true pre-norm, types in the header,
+rows instead of single edges, used bonds as input, several random blocks of a graph per step. `kernel="uniform",
+steps=50` with the walk key of the tokenizer is nearest to the published system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from sciar.batch import Batch
+from sciar.diffusion import categorical, subset
+from sciar.errors import InputError
+from sciar.families.blocks.tokens import Tokenizer
+from sciar.family import Draw
+from sciar.family import Model as AbstractModel
+from sciar.nn.embedding import Fourier
+from sciar.nn.graph_transformer import GraphTransformer
+from sciar.nn.transformer import initialise
+from sciar.prompt import Prompt
+
+KERNELS = ("absorbing", "marginal", "uniform", "block")
+MASKED, SELF, NOISED = 4, 5, 6  # pair codes: 0 no bond · 1–3 bond order · masked · itself · 6–9 noised class 0–3
+N_CODES = 10
+MOST_USED, MOST_APART, MOST_LEFT = 8, 16, 16  # clipped counts: bond orders in use, blocks between two nodes, open bonds
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Sizes and choices; each choice is one row of the ablation table.
+
+    Args:
+        width, pair, heads, layers: of the trunk.
+        kernel: "absorbing" (rows given the degree) or "marginal", "uniform", "block" (single edges, `steps` noise levels).
+        steps: noise levels of a block in training and by default in sampling; not used by the absorbing kernel.
+        blocks: random blocks of each graph that are trained per step; 1 is PARD's prefix graph, 0 = all.
+        partial: how often a masked row with several open bonds shows some of them.
+        walk: random-walk probabilities (RRWP) of up to so many steps as features of finished nodes; 0 = none.
+        unconditional: share of the records whose properties are hidden in training.
+    """
+
+    width: int = 128
+    pair: int = 32
+    heads: int = 8
+    layers: int = 6
+    kernel: str = "absorbing"
+    steps: int = 20
+    blocks: int = 4
+    partial: float = 0.3
+    walk: int = 0
+    unconditional: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.kernel not in KERNELS:
+            raise InputError(f"ModelConfig.kernel: expected {', '.join(KERNELS)}, got {self.kernel!r}")
+        if self.width % self.heads:
+            raise InputError(f"ModelConfig.heads: expected a divisor of width {self.width}, got {self.heads}")
+        if self.steps < 1 or self.blocks < 0 or self.walk < 0:
+            raise InputError(f"ModelConfig: expected steps ≥ 1, blocks ≥ 0, walk ≥ 0, got {self.steps}, {self.blocks}, {self.walk}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the trunk is told of r nodes, against c columns (the rows themselves, or also what is finished).
+
+    Args:
+        kind: node type. level: block. virtual: not yet finished.
+        degree: residual degree of the block. left: open bonds of a virtual node. size: nodes of the block.
+        codes: state of each pair. apart: blocks between its nodes. used, near: bond orders and neighbours that the
+        earlier node of a pair has in the blocks before the later node's. walks: RRWP features of the pair.
+        sees: what each row attends to. time: noise level of each row in [0, 1], 0 where there is none.
+    """
+
+    kind: Int[Tensor, "b r"]
+    level: Int[Tensor, "b r"]
+    virtual: Bool[Tensor, "b r"]
+    degree: Int[Tensor, "b r"]
+    left: Int[Tensor, "b r"]
+    size: Int[Tensor, "b r"]
+    codes: Int[Tensor, "b r c"]
+    apart: Int[Tensor, "b r c"]
+    used: Int[Tensor, "b r c"]
+    near: Int[Tensor, "b r c"]
+    sees: Bool[Tensor, "b r c"]
+    walks: Float[Tensor, "b r c w"] | None
+    time: Float[Tensor, "b r"]
+
+
+class Header(nn.Module):
+    """p(size, degree, types of the next block | summary of what is finished). Size 0 is the end.
+
+    Types come sorted, each given those before it: an exact law of the multiset, so that equal nodes need no order.
+    """
+
+    def __init__(self, width: int, sizes: int, degrees: int, types: int) -> None:
+        super().__init__()
+        self.size_table, self.degree_table = nn.Embedding(sizes, width), nn.Embedding(degrees, width)
+        self.type_table = nn.Embedding(types + 1, width)  # the last one: none yet
+        self.previous = nn.Embedding(types + 1, width)
+        heads = [nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, k)) for k in (sizes, degrees, types)]
+        self.to_size, self.to_degree, self.to_type = heads
+
+    def size(self, summary: Float[Tensor, "*b d"]) -> Float[Tensor, "*b s"]:
+        return self.to_size(summary).float()
+
+    def degree(self, summary: Float[Tensor, "*b d"], size: Int[Tensor, "*b"]) -> Float[Tensor, "*b g"]:
+        return self.to_degree(summary + self.size_table(size)).float()
+
+    def kind(
+        self,
+        summary: Float[Tensor, "*b d"],
+        size: Int[Tensor, "*b"],
+        degree: Int[Tensor, "*b"],
+        so_far: Float[Tensor, "*b d"],
+        last: Int[Tensor, "*b"],
+    ) -> Float[Tensor, "*b t"]:
+        """Logits of the next type; `so_far`: sum of `type_table` of those before, `last`: the one before or `types`."""
+        h = summary + self.size_table(size) + self.degree_table(degree) + so_far + self.previous(last)
+        logits = self.to_type(h).float()
+        types = logits.shape[-1]
+        smaller = torch.arange(types, device=logits.device) < torch.where(last == types, 0, last)[..., None]
+        return logits.masked_fill(smaller, -1e9)
+
+
+class Model(AbstractModel):
+    """See the module's docstring. `statistics`: from the tokenizer: types, pairs, capacity, mean, std."""
+
+    tokenizer: Tokenizer
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, statistics: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config, self.tokenizer, self.statistics = config, tokenizer, statistics or {}
+        if config.kernel == "absorbing" and not tokenizer.config.hops:
+            raise InputError("ModelConfig.kernel: expected another one than absorbing for hops=0, where a block has no common degree")
+        w, p, limits = config.width, config.pair, tokenizer.config
+        self.n_types, self.n_orders = len(tokenizer.types), tokenizer.n_orders
+        self.types = nn.Embedding(self.n_types, w)
+        self.virtual = nn.Embedding(2, w)
+        self.degrees, self.left = nn.Embedding(limits.max_degree + 1, w), nn.Embedding(MOST_LEFT + 1, w)
+        self.sizes = nn.Embedding(limits.max_block + 1, w)
+        self.codes, self.apart = nn.Embedding(N_CODES, p), nn.Embedding(MOST_APART + 1, p)
+        self.used, self.near = nn.Embedding(MOST_USED + 1, p), nn.Embedding(MOST_USED + 1, p)
+        if config.kernel != "absorbing":
+            self.fourier = Fourier(32)
+            self.time = nn.Sequential(nn.Linear(32, w), nn.SiLU(), nn.Linear(w, w))
+        if config.walk:
+            self.walks = nn.Linear(2 * config.walk, p)
+        if limits.properties:
+            self.scalar = Fourier(16, 0.1, 2.0)
+            self.condition = nn.Linear(16 * len(limits.properties), w, bias=False)
+        self.trunk = GraphTransformer(w, p, config.heads, config.layers)
+        self.summand = nn.Linear(w, w)
+        self.header = Header(w, limits.max_block + 1, limits.max_degree + 1, self.n_types)
+        self.ends, self.middle = nn.Linear(w, 2 * p), nn.Linear(p, 2 * p)
+        self.edge = nn.Linear(2 * p, self.n_orders)
+        initialise(self, config.layers)
+        for table in (self.used, self.near, self.apart, self.left, self.sizes, self.degrees, self.virtual):
+            nn.init.normal_(table.weight, std=0.2)
+        shares = torch.tensor(self.statistics.get("pairs") or [0.9] + [0.1 / self.n_orders] * self.n_orders)
+        self.register_buffer("shares", shares, persistent=False)
+
+    shares: Tensor  # of the pair classes in the data
+
+    # ---- shared by training and sampling
+
+    def embedded(self, rows: Rows, condition: Float[Tensor, "b d"] | None) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r c p"]]:
+        """Input states of nodes and pairs."""
+        virtual = rows.virtual[..., None]
+        x = self.types(rows.kind) + self.virtual(rows.virtual.long()) + self.degrees(rows.degree.clamp(max=self.degrees.num_embeddings - 1))
+        x = x + virtual * (self.left(rows.left.clamp(0, MOST_LEFT)) + self.sizes(rows.size))
+        if self.config.kernel != "absorbing":
+            x = x + virtual * self.time(self.fourier(rows.time))
+        if condition is not None:
+            x = x + condition[:, None]
+        e = self.codes(rows.codes) + self.apart(rows.apart.clamp(max=MOST_APART))
+        e = e + self.used(rows.used.clamp(max=MOST_USED)) + self.near(rows.near.clamp(max=MOST_USED))
+        if rows.walks is not None:
+            e = e + self.walks(rows.walks)
+        return x, e
+
+    def edges(self, x: Float[Tensor, "b v d"], columns: Float[Tensor, "b c d"], e: Float[Tensor, "b v c p"]) -> Float[Tensor, "b v c o"]:
+        """Log-odds of every bond order of pairs (row, column) against no bond."""
+        ends = self.ends(x)[:, :, None] + self.ends(columns)[:, None]
+        return self.edge(F.silu(ends + self.middle(e))).float()
+
+    def conditioned(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"] | None:
+        """State of the wanted properties in their own units; nan = free."""
+        if not self.tokenizer.config.properties:
+            return None
+        mean, std = (
+            torch.tensor(self.statistics.get(k) or [v] * properties.shape[-1], device=properties.device)
+            for k, v in (("mean", 0.0), ("std", 1.0))
+        )
+        known = ~properties.isnan()
+        values = self.scalar(((properties.nan_to_num() - mean) / std).float()) * known[..., None]
+        return self.condition(values.flatten(1))
+
+    def noise_law(self, degree: Tensor, others: Tensor) -> Float[Tensor, "*b k"]:
+        """m of the kernel for pairs of a node of `degree` with `others` candidates; the absorbing kernel has none."""
+        shares = self.shares
+        if self.config.kernel == "uniform":
+            return categorical.uniform(len(shares)).to(shares).expand(*degree.shape, len(shares))
+        if self.config.kernel == "marginal" or not self.tokenizer.config.hops:
+            return shares.expand(*degree.shape, len(shares))
+        return categorical.block_aware(degree / others.clamp(min=1), shares[1:] / shares[1:].sum().clamp(min=1e-9))
+
+    # ---- training
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Nats per block: header (size, degree, types) and edges."""
+        draw = lambda *shape: torch.rand(shape, generator=generator, device=batch["kind"].device)  # noqa: E731
+        clean = Clean.of(batch)
+        condition = self.conditioned(batch["properties"].flatten(1))
+        if condition is not None:
+            condition = condition * (draw(len(batch), 1) >= self.config.unconditional)
+        task = self._task(clean, draw)
+        x, e = self.embedded(task.rows, condition)
+        x, e = self.trunk(x, e, task.rows.sees)
+        n = clean.kind.shape[1]
+        blocks = clean.sizes.gt(0).sum().clamp(min=1)
+        parts = self._header_loss(clean, x[:, :n], condition)
+        logits = self.edges(x[:, n:], x, e[:, n:])
+        chosen = task.n_chosen.clamp(min=1)
+        parts = {name: value / blocks for name, value in parts.items()}
+        parts["edges"] = self._edge_loss(task, logits) / chosen
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    def _header_loss(self, clean: Clean, x: Float[Tensor, "b n d"], condition: Tensor | None) -> dict[str, Tensor]:
+        """Sums over all blocks of -ln p(size), -ln p(degree), -ln p(types); the end counts as a size."""
+        b, n = clean.kind.shape
+        levels = clean.sizes.shape[1]
+        before = clean.block[:, None] < torch.arange(levels + 1, device=x.device)[:, None]
+        before = before & clean.mask[:, None]
+        summary = self.summary(before.to(x.dtype) @ self.summands(x), condition)  # prefix a = blocks below a
+        sizes = torch.cat([clean.sizes, torch.zeros_like(clean.sizes[:, :1])], 1)
+        asked = torch.arange(levels + 1, device=x.device) <= clean.sizes.gt(0).sum(1, keepdim=True)
+        size = F.cross_entropy(self.header.size(summary).flatten(0, 1), sizes.flatten(), reduction="none").view_as(asked)
+        degree = F.cross_entropy(self.header.degree(summary, sizes).flatten(0, 1), clean.block_degree.flatten(), reduction="none").view_as(
+            asked
+        )
+        place = clean.block.clamp(min=0)
+        node = lambda t: t.gather(1, place[..., None].expand(-1, -1, t.shape[-1]))  # noqa: E731
+        mates = (clean.block[:, :, None] == clean.block[:, None]) & torch.ones(n, n, dtype=torch.bool, device=x.device).tril(-1)
+        so_far = mates.to(x.dtype) @ self.header.type_table(clean.kind).to(x.dtype)
+        first = ~mates.any(-1)
+        last = torch.where(first, self.n_types, clean.kind.roll(1, 1))
+        logits = self.header.kind(node(summary), sizes.gather(1, place), clean.block_degree.gather(1, place), so_far, last)
+        kind = F.cross_entropy(logits.flatten(0, 1), clean.kind.flatten(), reduction="none").view_as(clean.mask)
+        ruled = sizes.gt(0) if self.tokenizer.config.hops else torch.zeros_like(asked)
+        return {"size": (size * asked).sum(), "degree": (degree * ruled).sum(), "types": (kind * clean.mask).sum()}
+
+    def summands(self, x: Tensor) -> Tensor:
+        """What each finished node adds to the summary."""
+        return F.silu(self.summand(x)) * 0.2
+
+    def summary(self, total: Tensor, condition: Tensor | None) -> Tensor:
+        """Input of the header from the sum of the summands (b l d or b d)."""
+        if condition is None:
+            return total
+        return total + (condition[:, None] if total.ndim == 3 else condition)
+
+    def _task(self, clean: Clean, draw: Any) -> Task:
+        """The clean graph, and virtual copies of some random blocks with part of their bonds shown."""
+        b, n = clean.kind.shape
+        levels = clean.sizes.shape[1]
+        score = draw(b, levels).masked_fill(clean.sizes == 0, 2.0)
+        wanted = self.config.blocks or levels
+        picked = (score.argsort(1).argsort(1) < wanted) & clean.sizes.gt(0)
+        place = clean.block.clamp(min=0)
+        virtual = picked.gather(1, place) & clean.mask
+        v = max(1, int(virtual.sum(1).max()))
+        index = (~virtual).long().argsort(dim=1, stable=True)[:, :v]
+        real = virtual.gather(1, index)
+        take = lambda t: t.gather(1, index)  # noqa: E731
+        level, kind = take(clean.block).masked_fill(~real, -2), take(clean.kind)
+        size, degree = take(clean.sizes.gather(1, place)), take(clean.degree)
+        # bonds of the virtual nodes: to earlier clean nodes, and to their mates
+        orders = clean.orders.gather(1, index[..., None].expand(-1, -1, n))
+        earlier = (clean.block[:, None] < level[:, :, None]) & clean.mask[:, None] & real[..., None]
+        inner = orders.gather(2, index[:, None].expand(-1, v, -1))
+        mates = (level[:, :, None] == level[:, None]) & real[..., None] & real[:, None]
+        mates = mates & ~torch.eye(v, dtype=torch.bool, device=mates.device)
+        truth = torch.cat([orders * earlier, inner * mates], 2)
+        candidate = torch.cat([earlier, mates], 2)
+        time = torch.zeros(b, v, device=truth.device)
+        if self.config.kernel == "absorbing":
+            mask, weight = self._hidden(candidate, truth, mates, real, size, draw)
+            codes = torch.where(mask, MASKED, truth)
+        else:
+            # one noise level per block, given to all its nodes
+            level_time = (1 + (draw(b, levels) * self.config.steps).floor()) / self.config.steps
+            time = level_time.gather(1, level.clamp(min=0))
+            law = self.noise_law(degree[..., None].float(), candidate.sum(-1, keepdim=True)).expand(*truth.shape, -1)
+            alpha = categorical.cosine(time)[..., None].expand(truth.shape)
+            mixed = categorical.noised(truth, alpha, law, draw(*truth.shape, 2))
+            square = mixed[:, :, n:]
+            upper = torch.ones(v, v, dtype=torch.bool, device=square.device).triu()
+            mixed = torch.cat([mixed[:, :, :n], torch.where(upper, square, square.transpose(1, 2))], 2)
+            mask, weight = candidate, torch.where(candidate, 1.0, 0.0)
+            weight = torch.cat([weight[:, :, :n], weight[:, :, n:] * upper], 2)
+            codes = NOISED + mixed
+        codes = torch.where(candidate, codes, 0)
+        shown = torch.where(candidate & ~mask, truth > 0, False).sum(-1)
+        rows = self._rows(clean, kind, level, real, degree, degree - shown, size, codes, time)
+        return Task(rows, truth, mask, weight, picked.sum(), real)
+
+    def _hidden(
+        self, candidate: Tensor, truth: Tensor, mates: Tensor, real: Tensor, size: Tensor, draw: Any
+    ) -> tuple[Bool[Tensor, "b v c"], Float[Tensor, "b v"]]:
+        """Which pairs are masked, and the weight of each masked row (size / masked rows of its block, 0 if it is shown)."""
+        b, v = real.shape
+        n = candidate.shape[2] - v
+        score = draw(b, v)
+        rank = (mates & (score[:, None] < score[:, :, None])).sum(-1)
+        # any_order asks for one number per block: that of its first node
+        uniform = draw(b, v)
+        same = mates | torch.eye(v, dtype=torch.bool, device=mates.device)
+        uniform = uniform.gather(1, same.long().argmax(-1))
+        masked, weight = categorical.any_order(size, uniform)
+        hidden = (rank < masked) & real
+        mask = candidate & hidden[..., None]
+        mask = torch.cat([mask[:, :, :n], mask[:, :, n:] & hidden[:, None]], 2)
+        # some rows show part of their bonds, as when neighbours are drawn one at a time
+        open_ = mask & (truth > 0)
+        left = open_.sum(-1)
+        tell = (draw(b, v) < self.config.partial) & (left > 1)
+        shown = (draw(b, v) * (left - 1)).floor() + 1
+        place = draw(*mask.shape).masked_fill(~open_, 2.0).argsort(-1).argsort(-1)
+        told = open_ & (place < shown[..., None]) & tell[..., None]
+        inner = told[:, :, n:] | told[:, :, n:].transpose(1, 2)
+        return mask & ~torch.cat([told[:, :, :n], inner], 2), weight * hidden
+
+    def _rows(
+        self,
+        clean: Clean,
+        kind: Tensor,
+        level: Tensor,
+        real: Tensor,
+        degree: Tensor,
+        left: Tensor,
+        size: Tensor,
+        codes: Tensor,
+        time: Tensor,
+    ) -> Rows:
+        """Clean nodes followed by virtual ones, everything against everything."""
+        b, n = clean.kind.shape
+        v = kind.shape[1]
+        join = lambda a, c: torch.cat([a, c], 1)  # noqa: E731
+        levels = join(clean.block.masked_fill(~clean.mask, -1), level)
+        virtual = join(torch.zeros_like(clean.mask), torch.ones_like(real))
+        valid = join(clean.mask, real)
+        eye = torch.eye(n + v, dtype=torch.bool, device=kind.device)
+        below = levels[:, None] < levels[:, :, None]
+        same = (levels[:, None] == levels[:, :, None]) & (virtual[:, None] == virtual[:, :, None])
+        sees = ((below & ~virtual[:, None]) | same) & valid[:, None] & valid[:, :, None] | eye
+        left_columns = torch.cat([torch.where(eye[:n, :n], SELF, clean.orders), codes[:, :, :n]], 1)
+        square = torch.where(eye[n:, n:], SELF, codes[:, :, n:])
+        right_columns = torch.cat([codes[:, :, :n].transpose(1, 2), square], 1)
+        strict = (clean.block[:, None] < levels[:, :, None]) & clean.mask[:, None]
+        counts = []
+        for table in (clean.orders, clean.orders.clamp(max=1)):
+            count = (strict.float() @ table.float()).long() * strict
+            count = F.pad(count, (0, v))
+            counts.append(count + count.transpose(1, 2))
+        distance = (levels[:, None] - levels[:, :, None]).abs()
+        walks = walk_features(clean, levels, virtual, self.config.walk) if self.config.walk else None
+        return Rows(
+            kind=join(clean.kind, kind),
+            level=levels,
+            virtual=virtual,
+            degree=join(clean.degree, degree),
+            left=join(torch.zeros_like(clean.degree), left),
+            size=join(torch.zeros_like(clean.degree), size),
+            codes=torch.cat([left_columns, right_columns], 2),
+            apart=distance,
+            used=counts[0],
+            near=counts[1],
+            sees=sees,
+            walks=walks,
+            time=join(torch.zeros(b, n, device=time.device), time),
+        )
+
+    def _edge_loss(self, task: Task, logits: Float[Tensor, "b v c o"]) -> Tensor:
+        truth, mask = task.truth, task.mask
+        some = logits.gather(-1, (truth - 1).clamp(min=0)[..., None])[..., 0]
+        if self.config.kernel == "absorbing":
+            open_ = mask & (truth > 0)
+            m = open_.sum(-1)
+            odds = logits.logsumexp(-1).masked_fill(~mask, subset.NEVER)
+            total = subset.log_partition(odds, int(m.max())).gather(-1, m[..., None])[..., 0]
+            return ((total - (some * open_).sum(-1)) * task.weight).sum()
+        classes = torch.cat([torch.zeros_like(logits[..., :1]), logits], -1)
+        time = task.rows.time[:, -truth.shape[1] :]
+        step = 1 / self.config.steps
+        alpha_t, alpha_s = (categorical.cosine(t.clamp(min=0))[..., None].expand(truth.shape) for t in (time, time - step))
+        degree = task.rows.degree[:, -truth.shape[1] :, None].float()
+        others = (task.rows.codes[:, -truth.shape[1] :] >= NOISED).sum(-1, keepdim=True)
+        law = self.noise_law(degree, others).expand(*truth.shape, -1)
+        x_t = (self._virtual_codes(task) - NOISED).clamp(min=0, max=self.n_orders)
+        return (categorical.divergence(classes, truth, x_t, alpha_t, alpha_s, law) * task.weight).sum()
+
+    def _virtual_codes(self, task: Task) -> Tensor:
+        return task.rows.codes[:, -task.truth.shape[1] :]
+
+    # ---- sampling
+
+    def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
+        from sciar.families.blocks.sample import sample
+
+        return sample(self, prompts, keys, batch_size, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """Finished graphs as dense tensors: nodes (b n), pairs (b n n), blocks (b l).
+
+    Args:
+        kind, block, degree: of the nodes; block is -1 where `mask` is False.
+        orders: bond orders, symmetric, 0 = none.
+        sizes: nodes of each block, 0 = no block. block_degree: residual degree of blocks 0 … l, 0 where there is none.
+    """
+
+    kind: Int[Tensor, "b n"]
+    block: Int[Tensor, "b n"]
+    degree: Int[Tensor, "b n"]
+    mask: Bool[Tensor, "b n"]
+    orders: Int[Tensor, "b n n"]
+    sizes: Int[Tensor, "b l"]
+    block_degree: Int[Tensor, "b k"]
+
+    @classmethod
+    def of(cls, batch: Batch) -> Clean:
+        mask, block = batch.masks["nodes"], batch["block"]
+        b, n = mask.shape
+        i, j, order = batch["bonds"].unbind(-1)
+        order = order * batch.masks["bonds"]
+        orders = torch.zeros(b, n * n, dtype=torch.long, device=block.device)
+        orders.scatter_reduce_(1, i * n + j, order, "amax")
+        orders.scatter_reduce_(1, j * n + i, order, "amax")
+        levels = int(block.max()) + 1
+        sizes = torch.zeros(b, levels + 1, dtype=torch.long, device=block.device)
+        place = torch.where(mask, block, levels)
+        sizes.scatter_add_(1, place, mask.long())
+        degree = torch.zeros_like(sizes).scatter_reduce_(1, place, batch["degree"] * mask, "amax")
+        return cls(batch["kind"], block, batch["degree"], mask, orders.view(b, n, n), sizes[:, :levels], degree)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One training step: input rows (clean and virtual) and what is to be found.
+
+    Args:
+        rows: for the trunk; the last v rows are virtual.
+        truth: bond orders of the virtual rows. mask: pairs to be found. weight: of each row or pair.
+        n_chosen: virtual blocks in the batch. real: which virtual rows are nodes.
+    """
+
+    rows: Rows
+    truth: Int[Tensor, "b v c"]
+    mask: Bool[Tensor, "b v c"]
+    weight: Tensor
+    n_chosen: Tensor
+    real: Bool[Tensor, "b v"]
+
+
+def walk_features(clean: Clean, levels: Tensor, virtual: Tensor, steps: int) -> Float[Tensor, "b r c w"]:
+    """RRWP of the graph as it was when the later node of each pair came: 2 × `steps` features per pair.
+
+    First half: return probabilities of the earlier node in the blocks before the later one's. Second half: walk
+    probabilities between the two (both directions averaged) with the later block included; zero for virtual nodes.
+    Source: Ma et al. 2023 (GRIT), relative random-walk probabilities; per block, so that nothing looks ahead.
+    """
+    b, n = clean.kind.shape
+    r = levels.shape[1]
+    out = torch.zeros(b, r, r, 2 * steps, device=levels.device)
+    adjacency = clean.orders.clamp(max=1).float()
+    for a in range(int(clean.block.max()) + 1):
+        inside = (clean.block <= a) & clean.mask
+        walks = powers(adjacency * inside[:, :, None] * inside[:, None], steps)
+        returns = walks.diagonal(dim1=1, dim2=2).transpose(1, 2)  # b n w
+        now, later = levels == a, levels == a + 1
+        both = (walks + walks.transpose(1, 2)) / 2
+        own = (now[:, :n] & clean.mask)[:, :, None] & inside[:, None]
+        pad = F.pad(torch.where(own[..., None], both, 0.0), (0, 0, 0, r - n, 0, r - n))
+        back = pad.transpose(1, 2) * (levels[:, None] != levels[:, :, None])[..., None]  # within a block once
+        out[..., steps:] += pad + back
+        seen = later[:, :, None] & F.pad(inside, (0, r - n))[:, None] & ~virtual[:, None]
+        single = torch.where(seen[..., None], F.pad(returns, (0, 0, 0, r - n))[:, None], 0.0)
+        out[..., :steps] += single + single.transpose(1, 2)
+    return out
+
+
+def powers(adjacency: Float[Tensor, "b n n"], steps: int) -> Float[Tensor, "b n n w"]:
+    """Random-walk probabilities after 1 … steps steps."""
+    step = adjacency / adjacency.sum(-1, keepdim=True).clamp(min=1)
+    made = [step]
+    for _ in range(steps - 1):
+        made.append(made[-1] @ step)
+    return torch.stack(made, -1)

@@ -1,0 +1,491 @@
+"""Drawing block by block: header, then edges until the block is finished, then one call that commits it to the cache.
+
+Every call advances each graph of the batch by one phase of its own, and a finished graph makes room for the next prompt.
+The random numbers of a draw come from its key alone, so the batch it happens to sit in does not matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciar.diffusion import categorical, subset
+from sciar.errors import InputError
+from sciar.families.blocks.fragment import Piece, pieces
+from sciar.families.blocks.model import MASKED, NOISED, SELF, Rows, powers
+from sciar.families.blocks.tokens import Tokens
+from sciar.family import Draw
+from sciar.nn.graph_transformer import PairCache
+from sciar.prompt import Prompt
+from sciar.structure import NUMBERS, SYMBOLS
+
+if TYPE_CHECKING:
+    from sciar.families.blocks.model import Model
+
+TIE = 1e-3  # nats; rows of equal nodes differ by rounding only, which must not decide
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to draw.
+
+    Args:
+        entropy: rows of a block are committed together while the sum of their entropies less the largest stays below this (nats):
+            a bound of what is lost by not looking again. 0 = one row per call.
+        singly: a row with several open bonds whose entropy is above that bound draws one of them per call.
+        valence: only bonds that no atom's largest bond order sum in the training data forbids.
+        sampler: of the kernels with noise levels: "sid" (predict and noise again) or "posterior". steps: noise levels, 0 = as trained.
+        temperature: of all logits; below 1 is nearer to the mode. guidance: of the property condition; 1 = none.
+        elements: the only ones allowed.
+        score: accepted for every model; the log-probability of the drawn path is always returned.
+        precision: "32" or "bf16".
+    """
+
+    entropy: float = 0.1
+    singly: bool = True
+    valence: bool = False
+    sampler: str = "sid"
+    steps: int = 0
+    temperature: float = 1.0
+    guidance: float = 1.5
+    elements: tuple[str, ...] | list[str] | None = None
+    score: bool = False
+    precision: str = "32"
+
+    def __post_init__(self) -> None:
+        if self.sampler not in ("sid", "posterior") or self.precision not in ("32", "bf16"):
+            raise InputError(
+                f"sample: expected sampler sid or posterior and precision 32 or bf16, got {self.sampler!r}, {self.precision!r}"
+            )
+        if self.temperature <= 0 or self.entropy < 0 or self.steps < 0:
+            raise InputError(
+                f"sample: expected temperature > 0, entropy ≥ 0, steps ≥ 0, got {self.temperature}, {self.entropy}, {self.steps}"
+            )
+
+
+@dataclass(slots=True)
+class _Graph:
+    """A graph being drawn. Its nodes below `start` are finished, those up to `n` are the block at hand."""
+
+    index: int
+    stream: np.random.Generator
+    few: int
+    most: int
+    room: np.ndarray  # bonds a node of the scaffold may still get; -1 = any number
+    starred: bool  # every `*` of the scaffold must be used
+    forced: list[Piece]
+    kind: np.ndarray
+    level: np.ndarray
+    degree: np.ndarray
+    orders: np.ndarray
+    start: int = 0
+    n: int = 0
+    shown: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    left: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    noisy: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    time: int = -1
+    phase: str = "header"  # header · edges · commit · done
+    calls: int = 0
+    score: float = 0.0
+
+    @property
+    def size(self) -> int:
+        return self.n - self.start
+
+    def begin(self, kind: np.ndarray, degree: int) -> None:
+        """Open the next block."""
+        level = int(self.level[self.n - 1]) + 1 if self.n else 0
+        self.start, self.n = self.n, self.n + len(kind)
+        block = slice(self.start, self.n)
+        self.kind[block], self.level[block], self.degree[block] = kind, level, degree
+        self.left = np.full(len(kind), degree)
+        self.shown = self.left == 0
+        self.time, self.phase = -1, "edges"
+
+    def connect(self, row: int, column: int, order: int) -> None:
+        """A bond of node `row` of the block to a node."""
+        a = self.start + row
+        self.orders[a, column] = self.orders[column, a] = order
+        self.left[row] -= 1
+        if column >= self.start:
+            self.left[column - self.start] -= 1
+        elif self.room[column] > 0:
+            self.room[column] -= 1
+        for k in {row, max(column - self.start, 0)} if column >= self.start else {row}:
+            self.shown[k] |= self.left[k] <= 0
+
+    def tokens(self, properties: int) -> Tokens:
+        i, j = np.nonzero(np.triu(self.orders[: self.n, : self.n]))
+        bonds = np.stack([i, j, self.orders[i, j]], 1)
+        return Tokens(self.kind[: self.n], self.level[: self.n], self.degree[: self.n], bonds, np.full((1, properties), np.nan))
+
+
+def sample(
+    model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: object
+) -> Iterator[Draw]:
+    """See `sciar.family.Model.sample`; `options` are the fields of `Options`."""
+    names = [f.name for f in dataclasses.fields(Options)]
+    unknown = sorted(set(options) - set(names))
+    if unknown:
+        raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(names)}")
+    chosen = Options(**options)  # type: ignore[arg-type]
+    graphs = [_graph(model, i, prompt, key, chosen) for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True))]
+    if graphs:
+        yield from _Batch(model, graphs, prompts, min(batch_size, len(graphs)), chosen).run()
+
+
+def _graph(model: Model, index: int, prompt: Prompt, key: tuple[int, int], options: Options) -> _Graph:
+    """The empty graph of a prompt, its scaffold waiting.
+
+    Raises:
+        InputError: a prompt that is no graph, a scaffold these weights cannot hold, sizes out of reach.
+    """
+    if prompt.task != "molecule" or prompt.fixed is not None:
+        raise InputError("blocks: expected a graph de novo, a scaffold, elements, n_atoms or properties, got something else; leave it out")
+    config = model.tokenizer.config
+    few, most = prompt.n_atoms or (1, config.max_atoms)
+    if few > config.max_atoms:
+        raise InputError(f"n_atoms: expected at most {config.max_atoms} for these weights, got {few}; ask for fewer")
+    forced, room = pieces(model.tokenizer, prompt.scaffold) if prompt.scaffold else ([], np.zeros(0, dtype=np.int64))
+    if sum(len(piece.kind) for piece in forced) > min(most, config.max_atoms):
+        raise InputError(f"scaffold: expected at most {min(most, config.max_atoms)} atoms, got {len(room)}; raise n_atoms or take a part")
+    c = config.max_atoms
+    full = np.full(c, -1)
+    full[: len(room)] = room
+    zeros = lambda *shape: np.zeros(shape, dtype=np.int64)  # noqa: E731
+    starred = "*" in (prompt.scaffold or "")
+    return _Graph(
+        index, np.random.default_rng([*key, 4]), few, min(most, c), full, starred, forced, zeros(c), zeros(c), zeros(c), zeros(c, c)
+    )
+
+
+class _Batch:
+    """Slots that each hold one graph; `ways` rows of every tensor per slot: with the condition, and without it if guided."""
+
+    def __init__(self, model: Model, graphs: list[_Graph], prompts: Sequence[Prompt], slots: int, options: Options) -> None:
+        self.model, self.options, self.prompts, self.waiting = model, options, prompts, iter(graphs)
+        self.device = next(model.parameters()).device
+        self.absorbing = model.config.kernel == "absorbing"
+        self.steps = options.steps or model.config.steps
+        guided = options.guidance != 1 and any(p.properties for p in prompts)
+        self.slots, self.ways = slots, 2 if guided else 1
+        w, c, rows = model.config.width, model.tokenizer.config.max_atoms, slots * self.ways
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        cache = lambda: PairCache(rows, c, 2 * w + model.config.pair, model.config.pair, self.device, dtype)  # noqa: E731
+        self.caches = [cache() for _ in model.trunk.layers]
+        self.states = torch.zeros(rows, c + 1, w, device=self.device)
+        self.total = torch.zeros(rows, w, device=self.device)
+        self.wanted = torch.full((rows, len(model.tokenizer.config.properties)), float("nan"), device=self.device)
+        self.graphs: list[_Graph | None] = [None] * slots
+        types = [z for z, _, _ in model.tokenizer.types]
+        allowed = None if options.elements is None else {NUMBERS[symbol] for symbol in options.elements}
+        self.allowed = torch.tensor([allowed is None or z in allowed for z in types], device=self.device)
+        if not self.allowed.any():
+            raise InputError(f"elements: expected some of {' '.join(sorted({SYMBOLS[z] for z in types}))}, got none of them; name others")
+        capacity = model.statistics.get("capacity")
+        self.capacity = np.array(capacity if options.valence and capacity else [10**6] * len(types))
+
+    def run(self) -> Iterator[Draw]:
+        self._fill()
+        while any(g is not None for g in self.graphs):
+            autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16")
+            with torch.inference_mode(), autocast:
+                self._advance()
+            for slot, g in enumerate(self.graphs):
+                if g is not None and g.phase == "done":
+                    yield Draw(g.index, g.tokens(self.wanted.shape[1]), g.score, g.calls)
+                    self.graphs[slot] = None
+            self._fill()
+
+    def _fill(self) -> None:
+        for slot in range(self.slots):
+            if self.graphs[slot] is None and (g := next(self.waiting, None)) is not None:
+                self.graphs[slot] = g
+                names = self.model.tokenizer.config.properties
+                values = [self.prompts[g.index].properties.get(name, float("nan")) for name in names]
+                self.total[slot :: self.slots] = 0.0
+                self.wanted[slot] = torch.tensor(values, device=self.device)
+
+    def _advance(self) -> None:
+        """Headers where they are due, then one call of the trunk."""
+        condition = self.model.conditioned(self.wanted)
+        if condition is not None:
+            condition = condition * (~self.wanted.isnan()).any(1, keepdim=True)
+        self._headers(condition)
+        active = [(slot, g) for slot, g in enumerate(self.graphs) if g is not None and g.phase in ("edges", "commit")]
+        for _, g in active:
+            if g.phase == "edges" and self._ready(g):
+                g.phase = "commit"
+        if not active:
+            return
+        rows, at = self._rows()
+        columns = rows.codes.shape[2]
+        for cache in self.caches:
+            cache.place(at, columns)
+        x, e = self.model.embedded(rows, condition)
+        memories: list = list(self.caches)
+        x, e = self.model.trunk(x, e, rows.sees, memories)
+        x = x.float()
+        self.states[torch.arange(len(at), device=self.device)[:, None], at] = x
+        drawing = any(g.phase == "edges" for _, g in active)
+        logits = self._guided(self.model.edges(x, self.states[:, :columns], e)).double().cpu().numpy() if drawing else None
+        real = (at < self.states.shape[1] - 1)[..., None]
+        summands = (self.model.summands(x).float() * real).sum(1)
+        for slot, g in active:
+            g.calls += 1
+            if g.phase == "commit":
+                self.total[slot :: self.slots] += summands[slot :: self.slots]
+                g.start, g.phase = g.n, "header"
+            elif logits is not None:
+                own = logits[slot, : g.size, : g.n] / self.options.temperature
+                if self.absorbing:
+                    self._reveal(g, own)
+                else:
+                    self._denoise(g, own)
+
+    def _guided(self, logits: Tensor) -> Tensor:
+        if self.ways == 1:
+            return logits
+        conditional, free = logits.chunk(2)
+        return free + self.options.guidance * (conditional - free)
+
+    # ---- header
+
+    def _headers(self, condition: Tensor | None) -> None:
+        """Open the next block of every graph that is due, or end it."""
+        due = [(slot, g) for slot, g in enumerate(self.graphs) if g is not None and g.phase == "header"]
+        for _, g in due:
+            if g.forced:
+                piece = g.forced.pop(0)
+                g.begin(piece.kind, 0)
+                block = slice(g.start, g.n)
+                g.degree[block], g.phase = piece.degree, "commit"
+                g.orders[block, : g.n], g.orders[: g.n, block] = piece.orders, piece.orders.T
+        due = [(slot, g) for slot, g in due if g.phase == "header"]
+        if not due:
+            return
+        index = torch.tensor([slot + way * self.slots for way in range(self.ways) for slot, _ in due], device=self.device)
+        head, b = self.model.header, len(due)
+        summary = self.model.summary(self.total[index], None if condition is None else condition[index])
+        sizes = self._chosen(self._guided(head.size(summary)).masked_fill(self._impossible(due), -torch.inf), due)
+        end = sizes == 0
+        for (_, g), done in zip(due, end.tolist(), strict=True):
+            if done:
+                g.phase = "done"
+        if bool(end.all()):
+            return
+        repeat = lambda t: t.repeat(self.ways, *[1] * (t.ndim - 1))  # noqa: E731
+        skip = end.tolist()
+        ruled = self.model.tokenizer.config.hops > 0
+        degrees = self._chosen(self._guided(head.degree(summary, repeat(sizes))), due, skip) if ruled else torch.zeros_like(sizes)
+        so_far = torch.zeros_like(summary)
+        last = torch.full((b,), self.model.n_types, device=self.device)
+        kinds = []
+        for k in range(int(sizes.max())):
+            logits = self._guided(head.kind(summary, repeat(sizes), repeat(degrees), so_far, repeat(last)))
+            last = self._chosen(logits.masked_fill(~self.allowed, -torch.inf), due, (sizes <= k).tolist())
+            so_far = so_far + repeat(head.type_table(last))
+            kinds.append(last)
+        table = torch.stack(kinds, 1).cpu().numpy()
+        for (_, g), size, degree, kind in zip(due, sizes.tolist(), degrees.tolist(), table, strict=True):
+            if size:
+                g.begin(kind[:size], degree)
+
+    def _chosen(self, logits: Tensor, due: list[tuple[int, _Graph]], skip: list[bool] | None = None) -> Tensor:
+        """One class per graph, drawn with the graph's own stream; 0 where skipped."""
+        likely = (logits.double() / self.options.temperature).log_softmax(-1).cpu().numpy()
+        chosen = []
+        for r, (_, g) in enumerate(due):
+            k = 0 if skip and skip[r] else _pick(np.exp(likely[r]), g.stream)
+            g.score += 0.0 if skip and skip[r] else float(likely[r, k])
+            chosen.append(k)
+        return torch.tensor(chosen, device=self.device)
+
+    def _impossible(self, due: list[tuple[int, _Graph]]) -> Tensor:
+        """Sizes that break a limit: no end before `few` nodes or with an open scaffold, no more than `most`."""
+        config = self.model.tokenizer.config
+        table = np.zeros((len(due), config.max_block + 1), dtype=bool)
+        for row, (_, g) in zip(table, due, strict=True):
+            row[1:] = g.n + np.arange(1, len(row)) > g.most
+            row[0] = not row[1:].all() and (g.n < max(g.few, 1) or (g.starred and bool((g.room > 0).any())))
+        return torch.from_numpy(table).to(self.device)
+
+    # ---- edges
+
+    def _rows(self) -> tuple[Rows, Tensor]:
+        """Input of the next call, and the cache column of each row."""
+        live = [(slot, g) for slot, g in enumerate(self.graphs) if g is not None and g.phase in ("edges", "commit")]
+        r, c = max(g.size for _, g in live), max(g.n for _, g in live)
+        b = self.slots
+        node = {name: np.zeros((b, r), dtype=np.int64) for name in ("kind", "level", "degree", "left", "size")}
+        pair = {name: np.zeros((b, r, c), dtype=np.int64) for name in ("codes", "apart", "used", "near")}
+        virtual, sees = np.zeros((b, r), dtype=bool), np.zeros((b, r, c), dtype=bool)
+        time, at = np.zeros((b, r), dtype=np.float32), np.full((b, r), self.states.shape[1] - 1)
+        walks = np.zeros((b, r, c, 2 * self.model.config.walk), dtype=np.float32) if self.model.config.walk else None
+        for slot, g in live:
+            s, n, block = g.size, g.n, slice(g.start, g.n)
+            edges = g.phase == "edges"
+            for name, values in (("kind", g.kind), ("level", g.level), ("degree", g.degree)):
+                node[name][slot, :s] = values[block]
+            at[slot, :s] = np.arange(g.start, n)
+            sees[slot, :s, :n] = True
+            virtual[slot, :s] = edges
+            pair["codes"][slot, :s, :n] = self._codes(g) if edges else g.orders[block, :n]
+            pair["codes"][slot, np.arange(s), np.arange(g.start, n)] = SELF
+            pair["apart"][slot, :s, :n] = g.level[block, None] - g.level[None, :n]
+            past = g.orders[: g.start, : g.start]
+            pair["used"][slot, :s, : g.start] = past.sum(1)
+            pair["near"][slot, :s, : g.start] = (past > 0).sum(1)
+            if edges:
+                node["left"][slot, :s], node["size"][slot, :s] = g.left, s
+                time[slot, :s] = g.time / self.steps
+            if walks is not None:
+                walks[slot, :s, :n] = _walks(g, self.model.config.walk)
+        if not self.absorbing:
+            node["left"] = np.where(virtual, node["degree"], 0)
+        send = lambda a: torch.from_numpy(np.concatenate([a] * self.ways)).to(self.device)  # noqa: E731
+        return Rows(
+            **{name: send(a) for name, a in (node | pair).items()},
+            virtual=send(virtual),
+            sees=send(sees),
+            walks=None if walks is None else send(walks),
+            time=send(time),
+        ), send(at)
+
+    def _codes(self, g: _Graph) -> np.ndarray:
+        """Pair codes of an open block: known bonds, masked or noised pairs."""
+        if not self.absorbing:
+            return NOISED + g.noisy
+        codes = g.orders[g.start : g.n, : g.n].copy()
+        hidden = np.repeat(~g.shown[:, None], g.n, 1)
+        hidden[:, g.start :] &= ~g.shown
+        codes[hidden & (codes == 0)] = MASKED
+        return codes
+
+    def _reveal(self, g: _Graph, logits: np.ndarray) -> None:
+        """Draw the rows that are certain enough, at least one; see `Options.entropy`."""
+        waiting = np.flatnonzero(~g.shown)
+        entropies = {int(i): _entropy(self._law(g, int(i), logits), int(g.left[i])) for i in waiting}
+        spent, left, first = 0.0, g.left.copy(), True
+        while entropies and (first or spent <= self.options.entropy):
+            least = min(entropies.values())
+            i = next(i for i, h in entropies.items() if h <= least + TIE)
+            spent, first = spent + entropies[i], False
+            entropy = entropies.pop(i)
+            if g.shown[i] or g.left[i] != left[i]:
+                continue  # a mate's draw has changed it: it waits for the next look
+            self._draw_row(g, i, self._law(g, i, logits), entropy)
+
+    def _law(self, g: _Graph, row: int, logits: np.ndarray) -> np.ndarray:
+        """Log-odds (n o) of the bonds of a row; NEVER where there can be none."""
+        me = g.start + row
+        law = logits[row].copy()
+        law[me] = subset.NEVER
+        law[g.orders[me, : g.n] > 0] = subset.NEVER
+        law[g.start : g.n][g.shown] = subset.NEVER
+        law[: g.start][g.room[: g.start] == 0] = subset.NEVER
+        law[: g.start, 1:][g.room[: g.start] > 0] = subset.NEVER  # a star of the scaffold is one single bond
+        used, o = g.orders[: g.n, : g.n].sum(1), np.arange(1, law.shape[1] + 1)
+        free = self.capacity[g.kind[: g.n]] - used
+        free[g.start :] -= np.maximum(g.left - 1, 0)  # every other open bond takes one at least
+        law[(o > free[:, None]) | (o > free[me])] = subset.NEVER
+        return law
+
+    def _draw_row(self, g: _Graph, row: int, law: np.ndarray, entropy: float) -> None:
+        odds = _lse(law)
+        m = min(int(g.left[row]), int((odds > subset.NEVER / 2).sum()))
+        columns = subset.draw(odds, m, g.stream)
+        if len(columns) > 1 and self.options.singly and entropy > self.options.entropy:
+            pick = columns[int(g.stream.integers(len(columns)))]
+            g.score += float(np.log(max(subset.marginals(odds, m)[pick], 1e-300) / m))
+            columns = columns[columns == pick]
+        elif len(columns):
+            total = subset.log_partition(torch.from_numpy(odds), len(columns))[-1].item()
+            g.score += float(odds[columns].sum() - total)
+        if not len(columns):
+            g.shown[row] = True
+        for column in columns.tolist():
+            share = np.exp(law[column] - odds[column])
+            order = _pick(share, g.stream)
+            g.score += float(np.log(max(share[order], 1e-300)))
+            g.connect(row, column, order + 1)
+
+    def _ready(self, g: _Graph) -> bool:
+        """Whether the block is finished; begins one of the kernels with noise levels from pure noise."""
+        if self.absorbing:
+            return bool(g.shown.all())
+        if g.time < 0:
+            g.time = self.steps if g.n > 1 else 0
+            law = self._noise(g)
+            g.noisy = self._symmetric(g, categorical.draw(torch.from_numpy(law), torch.from_numpy(g.stream.random(law.shape[:2]))).numpy())
+        return g.time == 0
+
+    def _noise(self, g: _Graph) -> np.ndarray:
+        degree, others = torch.from_numpy(g.degree[g.start : g.n, None]).float(), torch.tensor([[g.n - 1.0]])
+        law = self.model.noise_law(degree.to(self.device), others.to(self.device).expand_as(degree))
+        return law.expand(g.size, g.n, -1).double().cpu().numpy()
+
+    def _denoise(self, g: _Graph, logits: np.ndarray) -> None:
+        """One step towards the clean block; at the last one the bonds are drawn."""
+        clean = torch.from_numpy(np.concatenate([np.zeros((*logits.shape[:2], 1)), logits], -1)).softmax(-1)
+        if g.time > 1:
+            law = torch.from_numpy(self._noise(g))
+            now, then = (categorical.cosine(torch.full(g.noisy.shape, t / self.steps, dtype=torch.double)) for t in (g.time, g.time - 1))
+            if self.options.sampler == "sid":
+                clean = categorical.renoised(clean, then, law)
+            else:
+                clean = categorical.posterior(torch.from_numpy(g.noisy), clean, now, then, law)
+        g.noisy = self._symmetric(g, categorical.draw(clean, torch.from_numpy(g.stream.random(g.noisy.shape))).numpy())
+        g.time -= 1
+        if g.time == 0:
+            g.orders[g.start : g.n, : g.n] = g.noisy
+            g.orders[: g.n, g.start : g.n] = g.noisy.T
+
+    def _symmetric(self, g: _Graph, classes: np.ndarray) -> np.ndarray:
+        square = np.triu(classes[:, g.start :], 1)
+        classes = classes.copy()
+        classes[:, g.start :] = square + square.T
+        return classes
+
+
+def _walks(g: _Graph, steps: int) -> np.ndarray:
+    """RRWP features (s n w) of the block's rows, see `model.walk_features`."""
+    out = np.zeros((g.size, g.n, 2 * steps), dtype=np.float32)
+    bonds = torch.from_numpy((g.orders[: g.n, : g.n] > 0).astype(np.float32))[None]
+    if g.start:
+        out[:, : g.start, :steps] = powers(bonds[:, : g.start, : g.start], steps)[0].diagonal().T.numpy()
+    if g.phase == "commit":
+        walks = powers(bonds, steps)[0]
+        out[:, :, steps:] = ((walks + walks.transpose(0, 1)) / 2)[g.start :].numpy()
+    return out
+
+
+def _pick(law: np.ndarray, stream: np.random.Generator) -> int:
+    edges = np.cumsum(law)
+    return min(int(np.searchsorted(edges, stream.random() * edges[-1], side="right")), len(law) - 1)
+
+
+def _lse(law: np.ndarray) -> np.ndarray:
+    top = law.max(-1)
+    return np.asarray(top + np.log(np.exp(law - top[..., None]).sum(-1)))
+
+
+def _entropy(law: np.ndarray, m: int) -> float:
+    """Nats of a row: exact for one bond, else the sum over its pairs, which bounds it from above."""
+    odds = _lse(law)
+    possible = int((odds > subset.NEVER / 2).sum())
+    if not possible or m <= 0:
+        return 0.0
+    share = np.exp(law - odds[:, None])
+    orders = -(share * np.log(np.maximum(share, 1e-300))).sum(1)
+    present = np.clip(subset.marginals(odds, min(m, possible)), 0.0, 1.0)
+    which = -(present * np.log(np.maximum(present, 1e-300)))
+    if m > 1:
+        which = which - (1 - present) * np.log(np.maximum(1 - present, 1e-300))
+    return float((which + present * orders).sum())
