@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciar.diffusion.gaussian import EDM, Cosine, Denoiser, log_likelihood, solve
+from sciar.diffusion.gaussian import EDM, Cosine, Denoiser, likelihood_bound, log_likelihood, solve
 from sciar.nn.embedding import Fourier
 
 
@@ -110,6 +110,13 @@ class DiffusionHead(nn.Module):
         state = self.condition(z)
         grid = self.process.grid(steps)
         return solve(self.denoiser(state), temperature * grid[0] * start, grid, solver, noise, temperature)
+
+    def likelihood_bound(
+        self, z: Float[Tensor, "*s d"], x: Float[Tensor, "*s 3"], noise: Float[Tensor, "*s 3"], levels: int = 8
+    ) -> Float[Tensor, "*s"]:
+        """A noisy lower bound of ln p(x | z) in nats for the cost of `levels` solver steps."""
+        denoise = self.denoiser(self.condition(z))
+        return likelihood_bound(denoise, x, noise, 0.02, self.process.sigma_max, levels)
 
     def log_likelihood(self, z: Float[Tensor, "*s d"], x: Float[Tensor, "*s 3"], steps: int = 16) -> Float[Tensor, "*s"]:
         """ln p(x | z) in nats (x in Å)."""

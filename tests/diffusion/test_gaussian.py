@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sciar.diffusion.gaussian import EDM, Cosine, log_likelihood, solve
+from sciar.diffusion.gaussian import EDM, Cosine, likelihood_bound, log_likelihood, solve
 
 
 def gaussian_oracle(mean: torch.Tensor, std: float):
@@ -54,6 +54,15 @@ def test_likelihood_of_a_gaussian() -> None:
     got = log_likelihood(gaussian_oracle(mean, std), x, grid)
     want = torch.distributions.Normal(mean, std).log_prob(x).sum(-1)
     assert (got - want).abs().max() < 0.03
+
+
+def test_the_bound_of_a_gaussian_is_near_its_likelihood() -> None:
+    mean, std = torch.tensor([0.3, -0.2, 0.1]), 0.5
+    x = mean + std * torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(64, 400, 3, generator=torch.Generator().manual_seed(1))
+    got = likelihood_bound(gaussian_oracle(mean, std), x.expand(64, -1, -1), noise, 0.005, 20.0, 64).mean(0)
+    exact = torch.distributions.Normal(mean, std).log_prob(x).sum(-1)
+    assert (got - exact).abs().mean() < 0.1 and (got - exact).mean() < 0.02
 
 
 def test_preconditioning_gives_unit_loss_at_initialisation() -> None:

@@ -168,10 +168,12 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, model
     graph = molecules[7].replace(positions=None)
     draw = next(
         iter(
-            model.sample([Prompt(graph=graph)], [(3, 0)], steps=1, hydrogen_steps=1, refine=0, history=float(np.exp(-7.0)), precision="32")
+            model.sample(
+                [Prompt(graph=graph)], [(3, 0)], steps=1, hydrogen_steps=1, refine=0, redraw=0, history=float(np.exp(-7.0)), precision="32"
+            )
         )
     )
-    batch = collate(Tokens, [dataclasses.replace(draw.tokens, theory=np.array([1]))])
+    batch = collate(Tokens, [draw.tokens])
     c = model.config
     with torch.no_grad():
         state, codes = model.encode(batch)

@@ -44,7 +44,7 @@ class ModelConfig:
     Args:
         width, heads: of the trunk. encoder_layers, decoder_layers, words_layers: depths (words_layers 0 = no de novo).
         pair: width of the pair features. head_width, head_depth: of the diffusion head. draws: noise levels per slot and step.
-        refiner_layers, refiner_width: of the joint refiner (0 layers = none).
+        refiner_layers, refiner_width: of the joint refiner (0 layers = none). refiner_sigma: largest error it learns to remove, Å.
         frame: "local" (frame of the references) or "haar" (absolute axes, random rotation in training).
         target: "residual" (x - anchor) or "absolute". process: "edm" or "cosine" (published ε-prediction).
         graph_bias: attention sees bonds and distances in the graph. geometry: attention sees where earlier atoms lie.
@@ -64,6 +64,7 @@ class ModelConfig:
     draws: int = 4
     refiner_layers: int = 3
     refiner_width: int = 64
+    refiner_sigma: float = 1.5
     frame: str = "local"
     target: str = "residual"
     process: str = "edm"
@@ -360,7 +361,7 @@ class Model(AbstractModel):
         drawn = (mask & (anchor >= 0)).float()
         parts = {"slot": (self.head.loss(h, target, c.draws, generator) * drawn).sum() / drawn.sum().clamp(min=1)}
         if c.refiner_layers:
-            sigma = (torch.randn(b, generator=generator, device=device) * 0.9 - 2.3).exp().clamp(0.01, 0.6)
+            sigma = (torch.randn(b, generator=generator, device=device) * 1.1 - 1.8).exp().clamp(0.01, c.refiner_sigma)
             noise = torch.randn(positions.shape, generator=generator, device=device) * mask[..., None]
             error = self.refiner(positions + sigma[:, None, None] * noise, sigma, state, codes, mask) - positions
             parts["refiner"] = ((error / sigma[:, None, None]).square().mean(-1) * mask).sum() / mask.sum()

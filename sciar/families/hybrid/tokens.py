@@ -74,6 +74,7 @@ class Tokens:
         positions: coordinates in Å, first slot at the origin; zeros where they are to be drawn.
         theory: index into THEORIES: at what level of theory the geometry is a minimum.
         properties: rows of `PROPERTIES`, nan = not known.
+        de_novo: the graph was drawn too, so the answer's stereo marks are read off its coordinates.
     """
 
     words: Int[np.ndarray, "w"] = token_field("words", "int16")
@@ -89,6 +90,7 @@ class Tokens:
     theory: Int[np.ndarray, "1"] = token_field("record", "uint8")
     properties: Float[np.ndarray, "1 p"] = token_field("record", "float32", np.nan)
     graph: Structure | None = None
+    de_novo: bool = False
 
 
 class Tokenizer(AbstractTokenizer):
@@ -196,7 +198,19 @@ class Tokenizer(AbstractTokenizer):
         positions[tokens.order] = tokens.positions
         if not np.isfinite(positions).all():
             return tokens.graph.replace(positions=None).with_info(failure="no coordinates: the sampler diverged")
-        return tokens.graph.replace(positions=positions)
+        structure = tokens.graph.replace(positions=positions)
+        return _with_seen_stereo(structure) if tokens.de_novo else structure
+
+
+def _with_seen_stereo(structure: Structure) -> Structure:
+    """The marks of the coordinates instead of those of the words; unchanged if RDKit cannot hold the molecule."""
+    from sciar.convert import from_rdkit, to_rdkit
+
+    try:
+        mol = to_rdkit(structure.replace(tetrahedral=None, double_bonds=None))
+        return from_rdkit(mol, perceive_stereo_from_3d=True).replace(info=structure.info)
+    except InputError:
+        return structure
 
 
 def words_of(smiles: str) -> Int[np.ndarray, "w"]:
