@@ -104,6 +104,10 @@ class TokenArrays:
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in self.arrays.items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        self.save_index(folder)
+
+    def save_index(self, folder: Path) -> None:
+        """Offsets, and the index of sizes that marks the folder complete; the arrays are there already."""
         for axis, array in self.offsets.items():
             np.save(folder / f"offsets_{axis}.npy", array, allow_pickle=False)
         (folder / "index.json").write_text(json.dumps({"records": len(self), "arrays": {n: a.shape for n, a in self.arrays.items()}}))

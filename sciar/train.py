@@ -8,22 +8,21 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-from sciar import __version__
+from sciar import __version__, encode
 from sciar.batch import Batch, TokenArrays
 from sciar.config import Config, fill, to_dict
-from sciar.errors import DataError, InputError
+from sciar.errors import DataError
 from sciar.family import Model, load_family
 from sciar.loader import Batches, plan
 
@@ -257,19 +256,8 @@ def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     folder = cache_dir() / "tokens" / f"{Path(label).name.replace(':', '-')}-{key}"
     if not (folder / "index.json").exists():
-        TokenArrays.from_tokens(family.Tokens, encoded(tokenizer, structures)).save(folder)
+        encode.write(family.Tokens, tokenizer, structures, folder)
     return TokenArrays.load(family.Tokens, folder)
-
-
-def encoded(tokenizer: Any, structures: Any) -> Iterator[Any]:
-    """Tokens of the structures the tokenizer can hold."""
-    for structure in structures:
-        if structure.bonds is None and structure.cell is None:
-            continue
-        try:
-            yield tokenizer.encode(structure, None)
-        except InputError:
-            continue
 
 
 def _peak_flops(device: torch.device) -> float:

@@ -49,7 +49,7 @@ class ModelConfig:
         width, pair, heads, layers: of the trunk.
         kernel: "absorbing" (rows given the degree) or "marginal", "uniform", "block" (single edges, `steps` noise levels).
         steps: noise levels of a block in training and by default in sampling; not used by the absorbing kernel.
-        blocks: random blocks of each graph that are trained per step; 1 is PARD's prefix graph, 0 = all.
+        blocks: random blocks of each graph that are trained per step; 1 is PARD's prefix graph, 0 = all, which doubles the nodes.
         partial: how often a masked row with several open bonds shows some of them.
         walk: random-walk probabilities (RRWP) of up to so many steps as features of finished nodes; 0 = none.
         unconditional: share of the records whose properties are hidden in training.
@@ -61,7 +61,7 @@ class ModelConfig:
     layers: int = 6
     kernel: str = "absorbing"
     steps: int = 20
-    blocks: int = 4
+    blocks: int = 0
     partial: float = 0.3
     walk: int = 0
     unconditional: float = 0.2

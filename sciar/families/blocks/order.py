@@ -31,14 +31,15 @@ def peel(
     alive = mask.copy()
     rank = np.full(mask.shape, -1)
     degree = np.zeros(mask.shape, dtype=np.int64)
+    real = np.float32 if key == "shell" else np.float64  # counts of walks grow fast
     rounds = 0
     while alive.any():
-        near = (adjacency & alive[:, :, None] & alive[:, None, :]).astype(np.float64)
-        least, reach = alive.copy(), np.eye(mask.shape[1])[None] if key == "shell" else np.ones((*mask.shape, 1))
+        near = (adjacency & alive[:, :, None] & alive[:, None, :]).astype(real)
+        least, reach = alive.copy(), np.eye(mask.shape[1], dtype=real)[None] if key == "shell" else np.ones((*mask.shape, 1))
         for hop in range(hops):
             reach = reach + near @ reach if hop else reach + (near if key == "shell" else near.sum(-1, keepdims=True))
             if key == "shell":
-                reach = (reach > 0).astype(np.float64)
+                reach = (reach > 0).astype(real)
             count = reach.sum(-1)
             least &= count == np.where(least, count, np.inf).min(1, keepdims=True)
         rank[least], degree[least] = rounds, near.sum(-1)[least].astype(np.int64)
@@ -56,34 +57,39 @@ def canonical(colour: Int[np.ndarray, "b n"], orders: Int[np.ndarray, "b n n"], 
     """
     mixed = np.where(mask, _mix(colour.astype(np.uint64) + np.uint64(1)), 0).astype(np.uint64)
     weight = (2 * orders + 1).astype(np.uint64) * (orders > 0)
-    while True:
-        mixed = _refined(mixed, weight, mask)
-        order = np.argsort(np.where(mask, mixed, np.iinfo(np.uint64).max), axis=1, kind="stable")
-        ranked = np.take_along_axis(mixed, order, 1)
-        real = np.take_along_axis(mask, order, 1)
-        twin = np.zeros_like(mask)
-        twin[:, :-1] = (ranked[:, 1:] == ranked[:, :-1]) & real[:, 1:] & real[:, :-1]
-        open_ = twin.any(1)
-        if not open_.any():
-            break
-        rows = np.flatnonzero(open_)
-        chosen = order[rows, twin[rows].argmax(1)]
+    rows = np.arange(len(mixed))  # graphs with a class left that has two nodes; the others must not change any more
+    while len(rows):
+        mixed[rows] = _refined(mixed[rows], weight[rows], mask[rows])
+        order = _sorted(mixed[rows], mask[rows])
+        ranked = np.take_along_axis(mixed[rows], order, 1)
+        twin = (ranked[:, 1:] == ranked[:, :-1]) & np.take_along_axis(mask[rows], order, 1)[:, 1:]
+        left = twin.any(1)
+        rows, chosen = rows[left], order[left, twin[left].argmax(1)]
         mixed[rows, chosen] = _mix(mixed[rows, chosen] + np.uint64(0x51ED27))
+    order = _sorted(mixed, mask)
     position = np.empty_like(order)
     np.put_along_axis(position, order, np.arange(order.shape[1])[None].repeat(len(order), 0), 1)
     return position
 
 
-def _refined(mixed: UInt64[np.ndarray, "b n"], weight: UInt64[np.ndarray, "b n n"], mask: np.ndarray) -> UInt64[np.ndarray, "b n"]:
+def _sorted(mixed: UInt64[np.ndarray, "b n"], mask: Bool[np.ndarray, "b n"]) -> Int[np.ndarray, "b n"]:
+    return np.lexsort((mixed, ~mask), axis=1)
+
+
+def _refined(
+    mixed: UInt64[np.ndarray, "b n"], weight: UInt64[np.ndarray, "b n n"], mask: Bool[np.ndarray, "b n"]
+) -> UInt64[np.ndarray, "b n"]:
     classes = np.zeros(len(mixed), dtype=np.int64)
     while True:
         with np.errstate(over="ignore"):
             around = (weight * _mix(mixed)[:, None, :]).sum(-1, dtype=np.uint64)
             following = np.where(mask, _mix(mixed + _mix(around)), 0).astype(np.uint64)
-        found = 1 + (np.diff(np.sort(following, axis=1), axis=1) != 0).sum(1)
-        if (found <= classes).all():
+        ranked = np.sort(following, axis=1)
+        found = 1 + (ranked[:, 1:] != ranked[:, :-1]).sum(1)
+        split = found > classes
+        if not split.any():
             return mixed
-        mixed, classes = following, found
+        mixed, classes = np.where(split[:, None], following, mixed), np.maximum(found, classes)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

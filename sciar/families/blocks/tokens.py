@@ -9,7 +9,7 @@ graph. Positions and stereo marks are not part of the graph: they are not encode
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from sciar.prompt import Prompt
 from sciar.structure import NUMBERS, SYMBOLS, Structure
 
 VERSION = 1  # of the encoding; prepared tokens of another version are made again
+BATCH = 256  # graphs that are ordered together
 PLAIN = ("X",)
 _NAME = re.compile(r"([A-Z][a-z]?)(?:H(\d*))?(?:([+-])(\d*))?")
 COMPUTED = ("qed", "logP", "sa")  # properties worked out here where a structure does not bring them
@@ -130,6 +131,24 @@ class Tokenizer(AbstractTokenizer):
         Raises:
             InputError: no bonds, an atom that is no type, hydrogens that differ from what is implied, isotopes, too large.
         """
+        return self._ordered([self._graph(structure)])[0]
+
+    def encode_many(self, structures: Iterable[Structure]) -> Iterator[Tokens]:
+        """Tokens of the structures that can be held, in order; the others are left out. A tenth of the time of one by one."""
+        graphs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for structure in structures:
+            try:
+                graphs.append(self._graph(structure))
+            except InputError:
+                continue
+            if len(graphs) == BATCH:
+                yield from self._ordered(graphs, strict=False)
+                graphs = []
+        if graphs:
+            yield from self._ordered(graphs, strict=False)
+
+    def _graph(self, structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Node types (n), bond orders (n n) and properties (p) of what can be held."""
         heavy = self._heavy(structure)
         n = heavy.n_atoms
         if not 0 < n <= self.config.max_atoms:
@@ -137,21 +156,37 @@ class Tokenizer(AbstractTokenizer):
         orders = heavy.adjacency()
         if orders.max(initial=0) > self.n_orders or orders.min() < 0:
             raise InputError(f"blocks: expected bond orders 1 to {self.n_orders}, got {orders.max()}; kekulise the molecule")
-        kind = self._kinds(heavy, orders.sum(1))
-        batch, every = orders[None], np.ones((1, n), dtype=bool)
-        block, degree = (a[0] for a in peel(batch > 0, every, self.config.hops, self.config.key))
-        degree = degree if self.config.hops else np.zeros(n, dtype=np.int64)  # no common degree: none is told
-        place = canonical(block[None] * 256 + kind, batch, every)[0]
-        order = np.lexsort((place, kind, block))
-        largest = int(np.bincount(block).max())
-        if largest > self.config.max_block or degree.max() > self.config.max_degree:
-            raise InputError(
-                f"blocks: expected blocks of at most {self.config.max_block} nodes of degree up to {self.config.max_degree}, "
-                f"got {largest} and {degree.max()}; raise tokenizer.max_block or max_degree"
-            )
-        i, j = np.nonzero(np.triu(orders[np.ix_(order, order)]))
-        bonds = np.stack([i, j, orders[order[i], order[j]]], 1)
-        return Tokens(kind[order], block[order], degree[order], bonds, self._properties(structure)[None], order)
+        return self._kinds(heavy, orders.sum(1)), orders, self._properties(structure)
+
+    def _ordered(self, graphs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], strict: bool = True) -> list[Tokens]:
+        """Tokens of some graphs; those whose blocks are too large raise, or are left out if not `strict`."""
+        config = self.config
+        n = max(len(kind) for kind, _, _ in graphs)
+        mask = np.arange(n) < np.array([[len(kind)] for kind, _, _ in graphs])
+        kinds, orders = np.zeros(mask.shape, dtype=np.int64), np.zeros((*mask.shape, n), dtype=np.int64)
+        for row, (kind, bonds, _) in enumerate(graphs):
+            kinds[row, : len(kind)], orders[row, : len(kind), : len(kind)] = kind, bonds
+        block, degree = peel(orders > 0, mask, config.hops, config.key)
+        degree = degree if config.hops else np.zeros_like(degree)  # no common degree: none is told
+        place = canonical((block + 1) * 256 + kinds, orders, mask)
+        order = np.lexsort((place, kinds, np.where(mask, block, n)), axis=1)
+        kinds, block, degree = (np.take_along_axis(a, order, 1) for a in (kinds, block, degree))
+        orders = np.take_along_axis(np.take_along_axis(orders, order[..., None], 1), order[:, None], 2)
+        found = []
+        for row, (kind, _, properties) in enumerate(graphs):
+            size = len(kind)
+            largest = int(np.bincount(block[row, :size]).max())
+            if largest > config.max_block or degree[row].max() > config.max_degree:
+                if strict:
+                    raise InputError(
+                        f"blocks: expected blocks of at most {config.max_block} nodes of degree up to {config.max_degree}, "
+                        f"got {largest} and {degree[row].max()}; raise tokenizer.max_block or max_degree"
+                    )
+                continue
+            i, j = np.nonzero(np.triu(orders[row]))
+            bonds = np.stack([i, j, orders[row, i, j]], 1)
+            found.append(Tokens(kinds[row, :size], block[row, :size], degree[row, :size], bonds, properties[None], order[row, :size]))
+        return found
 
     def decode(self, tokens: Tokens) -> Structure:
         """The graph, hydrogens as counts; total: tokens that are none give an empty structure that says so."""
