@@ -27,7 +27,7 @@ def check_family(name: str, structures: Sequence[Structure], tokenizer: Tokenize
     """Every law below on some structures; configurations default to the family's own."""
     family = load_family(name)
     tokenizer = tokenizer or family.Tokenizer(family.TokenizerConfig())
-    check_tokenizer(tokenizer, structures)
+    check_tokenizer(tokenizer, structures, getattr(tokenizer, "tolerance", QUANTUM))
     model = model or family.Model(family.ModelConfig(), tokenizer)
     check_model(model, tokenizer, family.Tokens, structures)
     check_saved(name, model, tokenizer, family.Tokens, structures)
@@ -42,7 +42,7 @@ def check_tokenizer(tokenizer: Tokenizer, structures: Sequence[Structure], toler
         assert (again.numbers == structure.numbers).all(), "decode(encode(s)) has other atoms"
         if structure.positions is not None and again.positions is not None:
             assert np.abs(distances(again) - distances(structure)).max() <= tolerance, "decode(encode(s)) has other distances"
-            assert np.sign(_volume(again)) == np.sign(_volume(structure)) or abs(_volume(structure)) < 1e-3, (
+            assert np.sign(_volume(again)) == np.sign(_volume(structure)) or abs(_volume(structure)) < max(1e-3, 20 * tolerance), (
                 "decode(encode(s)) is a mirror image"
             )
         repeated = tokenizer.encode(structure, Prompt())

@@ -235,4 +235,3 @@ def _neighbour_table(elements: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     radius = torch.tensor([table.GetRcovalent(e) for e in elements])
     largest = [max((v for (z, _), vs in VALENCES.items() if z == NUMBERS[e] for v in vs), default=8) for e in elements]
     return radius[:, None] + radius + BOND_MARGIN, torch.tensor(largest)
-

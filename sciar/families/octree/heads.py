@@ -49,7 +49,9 @@ class LeafHead(nn.Module):
             if isinstance(part, Classes | DiffusionHead):
                 part.reset()
 
-    def given(self, h: Float[Tensor, "*s d"], element: Int[Tensor, "*s"], bins: tuple[Int[Tensor, "*s"], ...] = ()) -> Float[Tensor, "*s d"]:
+    def given(
+        self, h: Float[Tensor, "*s d"], element: Int[Tensor, "*s"], bins: tuple[Int[Tensor, "*s"], ...] = ()
+    ) -> Float[Tensor, "*s d"]:
         """State of the next choice, after the element and the first bins were chosen."""
         h = h + self.of_element(element)
         for table, value in zip(self.of_bin if bins else (), bins, strict=False):

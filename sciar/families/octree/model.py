@@ -129,7 +129,7 @@ class Model(AbstractModel):
             self.property_head = nn.Sequential(nn.Linear(w, w), nn.Tanh(), nn.Linear(w, len(PROPERTIES)))
         initialise(self, c.layers)
         for table in (*self.content_bin, self.level):
-            nn.init.normal_(table.weight, std=0.2)  # type: ignore[arg-type]
+            nn.init.normal_(table.weight, std=0.2)
         self.tree_head.reset()
         self.leaf_head.reset()
 
@@ -165,7 +165,9 @@ class Model(AbstractModel):
         features = self.fourier(values.nan_to_num()) * given[..., None]
         return self.given(features.flatten(1))[:, None]
 
-    def scaled(self, atoms: Float[Tensor, "b"], composition: Float[Tensor, "b e"], properties: Float[Tensor, "b p"]) -> Float[Tensor, "b k"]:
+    def scaled(
+        self, atoms: Float[Tensor, "b"], composition: Float[Tensor, "b e"], properties: Float[Tensor, "b p"]
+    ) -> Float[Tensor, "b k"]:
         """The numbers that `conditions` takes."""
         return torch.cat([(atoms[:, None] - 18) / 6, (composition - 3) / 3, self.standardised(properties)], -1)
 
@@ -213,7 +215,7 @@ class Model(AbstractModel):
         else:
             h = torch.stack([place, content], 2).flatten(1, 2)
             queries = keys = torch.stack([events.centre, exact], 2).flatten(1, 2)
-            bias = hidden_masks(h.shape[1], h.device) if self.config.layout == "queries" else None
+            bias = hidden_masks(h.shape[1], h.device).expand(len(h), -1, -1, -1) if self.config.layout == "queries" else None
         if condition is not None:
             h = h + condition
         h = self.trunk(self._dropped(h, generator), queries, keys, bias, generator=generator)
@@ -312,6 +314,11 @@ class Model(AbstractModel):
 
     # ---- understanding
 
+    @property
+    def predicts(self) -> tuple[str, ...]:
+        """Names of the properties that `predict` answers."""
+        return PROPERTIES if self.config.property_weight and "mean" in self.statistics else ()
+
     @torch.no_grad()
     def score(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "b"]:
         """ln p of each structure in one random pose, nats: bytes, elements, bins (bins only with `place="bins"`)."""
@@ -335,7 +342,7 @@ class Model(AbstractModel):
         Raises:
             InputError: a model without a property head.
         """
-        if not self.config.property_weight or "mean" not in self.statistics:
+        if not self.predicts:
             raise InputError("predict: expected a model with a property head, got one without; train with model.property_weight above 0")
         events = self.events(batch, generator)
         read = self.property_head(self.closing(self.states(events, self._nothing(len(batch), events)), events)).float()

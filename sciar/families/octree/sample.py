@@ -213,9 +213,9 @@ class _Rows:
         with torch.inference_mode():
             scaled = self.model.scaled(*told)
             where = torch.tensor(rows, device=self.device)
-            self.condition[where] = self.model.conditions(scaled)
+            self.condition[where] = self.model.conditions(scaled).float()
             if self.guided:
-                self.condition[self.rows + where] = self.model.conditions(torch.full_like(scaled, nan))
+                self.condition[self.rows + where] = self.model.conditions(torch.full_like(scaled, nan)).float()
 
     def _asked(self, wish: Wish) -> bool:
         return self.model.config.condition and bool(wish.properties or wish.composition is not None or wish.atoms[0] == wish.atoms[1])
@@ -288,9 +288,7 @@ class _Rows:
         self.score[:, 0] += torch.where(inner & active, log_likelihood(logits, (byte - 1).clamp(min=0)), 0.0)
         self._atom(h, at, active & ~inner, centre, inside)
         self.byte[row, at] = byte
-        self.position[row, at] = torch.where(
-            inner[:, None], centre, centre - self.grid.cell / 2 + self.bins[row, at] * self.grid.step
-        )
+        self.position[row, at] = torch.where(inner[:, None], centre, centre - self.grid.cell / 2 + self.bins[row, at] * self.grid.step)
         # children of the node join the queue
         bits = ((byte[:, None] >> bit) & 1) * (inner & active)[:, None]
         place = torch.where(bits > 0, self.end[:, None] + bits.cumsum(1) - 1, self.longest)
@@ -370,7 +368,8 @@ class _Rows:
         self, h: Tensor, element: Tensor, noise: Tensor, room: Tensor | None, given: Tensor, fixed: Tensor
     ) -> tuple[Int[Tensor, "b 3"], Float[Tensor, "b"]]:
         """x, then y, then z; a bin is allowed if a free place remains behind it."""
-        head, drawn = self.model.leaf_head, []
+        head = self.model.leaf_head
+        drawn: list[Tensor] = []
         likely = torch.zeros(len(h), device=h.device)
         for axis in range(3):
             logits = head.axes[axis](head.given(h, element, tuple(drawn)))

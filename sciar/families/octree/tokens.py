@@ -234,7 +234,9 @@ class Tokenizer(AbstractTokenizer):
         return ""
 
 
-def plant(grid: Grid, record: Int[Tensor, "n"], x: Float[Tensor, "n 3"], records: int) -> tuple[Int[Tensor, "n 3"], Int[Tensor, "n"], Forest]:
+def plant(
+    grid: Grid, record: Int[Tensor, "n"], x: Float[Tensor, "n 3"], records: int
+) -> tuple[Int[Tensor, "n 3"], Int[Tensor, "n"], Forest]:
     """Quantised points in leaf order, which point each leaf is, and the octrees.
 
     Raises:

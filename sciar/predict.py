@@ -1,0 +1,91 @@
+"""Properties of given structures, read by the same network that draws them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from sciar import checkpoint
+from sciar.batch import collate
+from sciar.errors import InputError
+from sciar.family import load_family
+from sciar.generator import Generator, load
+from sciar.prompt import Prompt
+from sciar.request import known
+from sciar.structure import Structure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Means over random poses, and how far the poses disagree.
+
+    Args:
+        values, spread: one number per structure, in the unit of the property's name; nan where the model cannot hold it.
+        problems: why a structure has no value, by its number.
+    """
+
+    values: Float[np.ndarray, "n"]
+    spread: Float[np.ndarray, "n"]
+    problems: dict[int, str]
+
+
+def predict(
+    structures: Structure | Sequence[Structure],
+    property: str,
+    *,
+    model: str | os.PathLike[str] | Generator | None = None,
+    poses: int = 5,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: str | None = None,
+) -> Prediction:
+    """Predict one property of structures with positions.
+
+    Args:
+        structures: one or many.
+        property: name with its unit, such as "gap_eV".
+        model: bundled name, weights file or `Generator` with a property head; None = the bundled one.
+        poses: random orientations that are averaged.
+        batch_size: structures at a time.
+        seed: of the poses.
+        device: as in `sciar.generate`.
+
+    Raises:
+        InputError: no structures, a model that predicts nothing, a property it does not know, or no structure it can hold.
+        WeightsError: the model is missing or broken.
+    """
+    given = [structures] if isinstance(structures, Structure) else list(structures)
+    if not given:
+        raise InputError("predict: expected at least one structure, got none")
+    if poses < 1:
+        raise InputError(f"predict: expected at least one pose, got {poses}")
+    generator = model if isinstance(model, Generator) else load(model or checkpoint.default("predict"), device)
+    names = tuple(getattr(generator.model, "predicts", ()))
+    if not names:
+        raise InputError(
+            f"predict: expected a model with a property head, got {generator.name!r}; train one with model.property_weight above 0"
+        )
+    column = names.index(known(property, names, f"property of model {generator.name!r}"))
+    family = load_family(str(generator.header["family"]))
+    records, rows, problems = [], [], {}
+    for row, structure in enumerate(given):
+        try:
+            records.append(generator.tokenizer.encode(structure, Prompt()))
+            rows.append(row)
+        except InputError as error:
+            problems[row] = str(error)
+    if not records:
+        raise InputError(f"predict: expected a structure the model can hold, got none; the first: {problems[0]}")
+    drawn = np.full((poses, len(given)), np.nan)
+    noise = torch.Generator(generator.device).manual_seed(seed)
+    for first in range(0, len(records), batch_size):
+        batch = collate(family.Tokens, records[first : first + batch_size]).to(generator.device)
+        for pose in range(poses):
+            read = generator.model.predict(batch, noise)  # type: ignore[operator]  # a family that predicts has it
+            drawn[pose, rows[first : first + batch_size]] = read[:, column].cpu().numpy()
+    return Prediction(drawn.mean(0), drawn.std(0), problems)

@@ -1,0 +1,416 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sciar
+from sciar import config, datasets
+from sciar.batch import Batch, collate
+from sciar.errors import InputError
+from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
+from sciar.families.octree.constraints import Room, allowed_bytes, scaffold_atoms
+from sciar.families.octree.model import hidden_masks, random_rotations
+from sciar.families.octree.sample import choose
+from sciar.prompt import Prompt
+from sciar.structure import Structure
+from sciar.testing import check_family, check_raises, check_sampler
+from sciar.train import fit
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+LAYOUTS = ("interleaved", "queries", "fused")
+TINY = ModelConfig(width=32, heads=2, layers=2)
+PLAIN = {"precision": "32", "tree_temperature": 1.0, "element_temperature": 1.0, "place_temperature": 1.0}
+
+
+@pytest.fixture(scope="module")
+def molecules() -> list:
+    return datasets.samples("qm9")[60:84]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(TokenizerConfig())
+
+
+@pytest.fixture(scope="module")
+def batch(molecules: list, tokenizer: Tokenizer) -> Batch:
+    return collate(Tokens, [tokenizer.encode(m) for m in molecules])
+
+
+def made(tokenizer: Tokenizer, **changes: object) -> Model:
+    """A small model away from its uniform start."""
+    torch.manual_seed(0)
+    model = Model(dataclasses.replace(TINY, **changes), tokenizer, {"mean": [0.0] * 7, "std": [1.0] * 7})
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.05 * torch.randn_like(p)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> Model:
+    return made(tokenizer).eval()
+
+
+def drawn(model: Model, prompts: list[Prompt], batch_size: int = 5, seed: int = 0, **options: object) -> list[Structure]:
+    draws = model.sample(prompts, [(seed, i) for i in range(len(prompts))], batch_size, **{**PLAIN, **options})
+    return [model.tokenizer.decode(d.tokens) for d in sorted(draws, key=lambda d: d.index)]
+
+
+# ---- laws
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_laws(molecules: list, tokenizer: Tokenizer, layout: str) -> None:
+    check_family(
+        "octree", molecules, tokenizer, made(tokenizer, layout=layout, property_weight=0.1, dropout=0.1, drop_block=0.1, deletion=0.2)
+    )
+
+
+def test_the_diffusion_head_keeps_the_laws(molecules: list, tokenizer: Tokenizer) -> None:
+    model = made(tokenizer, place="diffusion")
+    check_family("octree", molecules[:6], tokenizer, model)
+    check_sampler(model, tokenizer, [Prompt(n_atoms=(5, 8))] * 3, steps=3, **PLAIN)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_draws_do_not_depend_on_the_batch(tokenizer: Tokenizer, layout: str) -> None:
+    model = made(tokenizer, layout=layout)
+    check_sampler(model, tokenizer, [Prompt()] * 2 + [Prompt(n_atoms=(7, 7))] * 3, **PLAIN)
+
+
+@given(st.integers(0, 2**31))
+@settings(deadline=None, max_examples=40)
+def test_corrupt_tokens_say_so(seed: int) -> None:
+    """Whatever the stream, decode answers; a stream with one byte changed never decodes to the same number of leaves in silence."""
+    rng = np.random.default_rng(seed)
+    tokenizer = Tokenizer(TokenizerConfig())
+    tokens = tokenizer.encode(datasets.samples("qm9")[int(rng.integers(100))])
+    assert not tokenizer.decode(tokens).info
+    tree = tokens.tree.copy()
+    tree[rng.integers(len(tree))] ^= 1 << int(rng.integers(8))  # one child more or less
+    broken = tokenizer.decode(dataclasses.replace(tokens, tree=tree))
+    assert str(broken.info["failure"]).startswith("corrupt tokens") and not broken.n_atoms
+    noise = Tokens(
+        rng.integers(0, 256, 9), rng.integers(0, 9, 4), rng.integers(0, 99, (4, 3)), np.arange(4), np.zeros((4, 3)), np.zeros((1, 7))
+    )
+    assert isinstance(tokenizer.decode(noise), Structure)
+
+
+# ---- golden values of the reference, §12
+
+
+def test_published_parameters_and_first_loss(molecules: list) -> None:
+    published = config.load(CONFIGS / "octree_published.yaml")
+    tokenizer = Tokenizer(config.fill(TokenizerConfig, published.tokenizer, "tokenizer"))
+    settings_ = config.fill(ModelConfig, published.model, "model")
+    with torch.device("meta"):
+        large = Model(settings_, tokenizer)
+    assert sum(p.numel() for p in large.parameters()) == 89_639_424
+    drug = Tokenizer(dataclasses.replace(tokenizer.config, levels=7))
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Model(settings_, drug).parameters()) == 89_640_192
+    small = Model(dataclasses.replace(settings_, width=48, heads=2, layers=1), tokenizer)
+    tokens = [tokenizer.encode(m) for m in molecules]
+    first = small.eval().loss(collate(Tokens, tokens))
+    for part, classes in (("tree", 255), ("element", 602), ("place", 24)):
+        assert abs(float(first[part].detach()) - math.log(classes)) < 1e-4
+    events = small.events(collate(Tokens, tokens[:1]))
+    # two copies of every event, and of the closing one
+    assert 2 * int(events.mask.sum()) == 2 * (len(tokens[0].tree) + len(tokens[0].element)) + 2 or small.tokenizer.config.pose == "random"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("place", ["bins", "diffusion"])
+def test_cached_equals_teacher_forced(tokenizer: Tokenizer, layout: str, place: str) -> None:
+    """The states from which a molecule was drawn, step by step with a cache, are those of one pass over the finished molecule."""
+    from sciar.families.octree import sample as sampling
+
+    model = made(tokenizer, layout=layout, place=place).eval()
+    kept: list[torch.Tensor] = []
+    original = sampling._Rows._state
+
+    def noted(self: sampling._Rows, *arguments: torch.Tensor) -> torch.Tensor:
+        h = original(self, *arguments)
+        kept.append(h[0])
+        return h
+
+    sampling._Rows._state = noted  # type: ignore[method-assign]
+    try:
+        draw = next(iter(model.sample([Prompt(n_atoms=(6, 9))], [(3, 0)], steps=2, **PLAIN)))
+    finally:
+        sampling._Rows._state = original  # type: ignore[method-assign]
+    structure = tokenizer.decode(draw.tokens)
+    from sciar.families.octree.events import events_of
+
+    x = torch.tensor(structure.positions).float() + tokenizer.grid.side / 2
+    element = torch.from_numpy(tokenizer.codes[structure.numbers])
+    events = events_of(tokenizer.grid, torch.zeros(len(x), dtype=torch.long), element, x, 1)
+    condition = model.conditions(torch.full((1, 13), float("nan")))
+    with torch.no_grad():
+        h = model.states(events, condition)[0]
+    assert draw.calls == len(kept) == len(draw.tokens.tree) + len(draw.tokens.element)
+    assert (torch.stack(kept) - h[: len(kept)]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_later_events_do_not_change_earlier_states(batch: Batch, tokenizer: Tokenizer, layout: str) -> None:
+    model = made(tokenizer, layout=layout).eval()
+    events = model.events(batch, torch.Generator().manual_seed(0))
+    k = 20
+    changed = events.element.clone()
+    changed[:, k:] = (changed[:, k:] + 1) % 5
+    byte = events.byte.clone()
+    byte[:, k:] = byte[:, k:] % 255 + 1
+    other = dataclasses.replace(events, element=changed, byte=byte)
+    with torch.no_grad():
+        before, after = model.states(events, None), model.states(other, None)
+    assert torch.equal(before[:, : k + 1], after[:, : k + 1]) and not torch.equal(before, after)
+
+
+def test_masked_copies_are_seen_by_themselves_alone() -> None:
+    seen = hidden_masks(6, torch.device("cpu"))[0, 0] == 0
+    assert seen.tolist() == [
+        [True, False, False, False, False, False],
+        [False, True, False, False, False, False],
+        [False, True, True, False, False, False],
+        [False, True, False, True, False, False],
+        [False, True, False, True, True, False],
+        [False, True, False, True, False, True],
+    ]
+
+
+def test_probabilities_of_a_small_cube_sum_to_one() -> None:
+    """All structures of one atom in a 2-cell cube with 2 bins: score is a normalised law over trees, elements and places."""
+    tokenizer = Tokenizer(TokenizerConfig(elements=("H", "C"), levels=1, cell=1.0, step=0.5, max_atoms=8))
+    model = made(tokenizer, condition=False).eval()
+    total = 0.0
+    with torch.no_grad():
+        events = model.events(collate(Tokens, [tokenizer.encode(Structure(np.array([1]), np.zeros((1, 3))))]))
+        root = model.tree_head(model.states(events, None)[0, :1]).softmax(-1)[0]
+        h = model.states(events, None)[0, 1:2]  # state of the one atom
+        for element in range(2):
+            for place in range(8):
+                bins = torch.tensor([[place & 1, place >> 1 & 1, place >> 2 & 1]])
+                parts = model.leaf_head.logits(h, torch.tensor([element]), bins)
+                chosen = (element, *bins[0].tolist())
+                total += math.exp(sum(float(p.log_softmax(-1)[0, c]) for p, c in zip(parts, chosen, strict=True)))
+    assert abs(total - 1) < 1e-5 and abs(float(root.sum()) - 1) < 1e-6
+
+
+def test_score_is_the_sum_of_the_losses(batch: Batch, model: Model) -> None:
+    bare = dataclasses.replace(model.config, condition=False)
+    plain = Model(bare, model.tokenizer)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("given")})
+    plain.eval()
+    parts = plain.loss(batch, torch.Generator().manual_seed(5))
+    events = plain.events(batch, torch.Generator().manual_seed(5))
+    expected = -(parts["tree"] * events.tree.sum() + (parts["element"] + 3 * parts["place"]) * events.leaf.sum())
+    assert abs(float(plain.score(batch, torch.Generator().manual_seed(5)).sum() / expected.detach()) - 1) < 1e-4
+
+
+# ---- constraints
+
+
+@given(st.integers(0, 2**31))
+@settings(deadline=None, max_examples=60)
+def test_masked_bytes_always_reach_the_wanted_number(seed: int) -> None:
+    """Random choices among the allowed bytes end with the wanted number of atoms and hold the fixed ones; one is always allowed."""
+    rng = np.random.default_rng(seed)
+    levels = int(rng.integers(1, 5))
+    most = int(rng.integers(1, min(20, 8**levels) + 1))
+    fewest = int(rng.integers(1, most + 1))
+    fixed = np.sort(rng.choice(8**levels, size=int(rng.integers(0, fewest + 1)), replace=False))
+    queue, made_, floor = [(levels, 0)], 0, max(1, len(fixed))
+    at = level_end = 0
+    while at < len(queue):
+        level, code = queue[at]
+        if at == level_end:
+            level_end, made_ = len(queue), 0
+        if level == 0:
+            break
+        inside = fixed[fixed >> (3 * level) == code]
+        required = int(np.bitwise_or.reduce(1 << ((inside >> (3 * (level - 1))) & 7))) if len(inside) else 0
+        tensors = (torch.tensor([v]) for v in (level, level_end - at, made_, floor))
+        allowed = allowed_bytes(*tensors, torch.tensor([[fewest, most]]), torch.tensor([len(inside)]), torch.tensor([required]))[0]
+        options = allowed.nonzero()[:, 0].numpy() + 1
+        assert len(options), "no byte is left"
+        byte = int(rng.choice(options))
+        children = [k for k in range(8) if byte >> k & 1]
+        queue += [(level - 1, code << 3 | k) for k in children]
+        made_ += len(children)
+        floor += len(children) - bin(required).count("1") + len(inside) - max(1, len(inside))
+        at += 1
+    leaves = [code for level, code in queue if level == 0]
+    assert fewest <= len(leaves) <= most and set(fixed.tolist()) <= set(leaves)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_number_composition_and_elements_are_kept(tokenizer: Tokenizer, layout: str) -> None:
+    model = made(tokenizer, layout=layout).eval()
+    assert {s.n_atoms for s in drawn(model, [Prompt(n_atoms=(18, 18))] * 5)} == {18}
+    assert all(5 <= s.n_atoms <= 7 for s in drawn(model, [Prompt(n_atoms=(5, 7))] * 5))
+    assert {s.formula for s in drawn(model, [Prompt()] * 5, composition="C6H6O")} == {"C6H6O"}
+    assert all(set(s.numbers.tolist()) <= {1, 6} for s in drawn(model, [Prompt(n_atoms=(4, 9))] * 5, elements=["H", "C"]))
+
+
+def test_fixed_atoms_are_contained_as_they_are(model: Model, molecules: list) -> None:
+    part = molecules[3].subset(np.arange(4)).shifted(np.array([5.0, -3.0, 1.0])).replace(bonds=None)
+    for s in drawn(model, [Prompt(fixed=part, n_atoms=(10, 12))] * 6) + drawn(model, [Prompt(fixed=part)] * 2, composition="C5H8O4N2"):
+        apart = np.linalg.norm(s.positions[:, None] - part.positions, axis=-1)
+        nearest = apart.argmin(0)
+        assert apart.min(0).max() <= np.sqrt(3) * 0.005 + 1e-6 and (s.numbers[nearest] == part.numbers).all()
+    assert s.formula == "C5H8N2O4"
+
+
+def test_distance_and_valence_are_kept(model: Model, tokenizer: Tokenizer) -> None:
+    for s in drawn(model, [Prompt(n_atoms=(9, 9))] * 3, min_distance=0.9, valence=True):
+        d = np.linalg.norm(s.positions[:, None] - s.positions, axis=-1) + 9 * np.eye(s.n_atoms)
+        assert s.n_atoms == 9 and d.min() >= 0.9 - 1e-4
+    for s in drawn(model, [Prompt(n_atoms=(30, 32))] * 2, min_distance=0.5):  # no room for valence here, but for distances
+        assert s.n_atoms >= 30 or "no place left" in str(s.info["failure"])
+
+
+def test_room_is_what_it_says() -> None:
+    room = Room(("H", "C"), 0.8, True)
+    placed = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.09]])
+    free = room.free(torch.tensor([0.7, 0.0, 0.0]), 48, 0.01, placed, torch.tensor([1, 0]))
+    x = torch.tensor([0.7, 0.0, 0.0]) + 0.01 * torch.cartesian_prod(*[torch.arange(48.0)] * 3)
+    d = (x[:, None] - placed).norm(dim=-1)
+    clear = (d >= 0.8 - 1e-6).all(1)
+    # the hydrogen has its carbon: nobody else may be its neighbour; the carbon has room
+    hydrogen = clear & ~(d[:, 1] < 0.31 + 0.31 + 0.25) & ~((d[:, 0] < 0.76 + 0.31 + 0.25) & (d[:, 1] < 0.87))
+    assert (free[0].flatten() == hydrogen).float().mean() > 0.999
+    carbon = clear & ~(d[:, 1] < 0.76 + 0.31 + 0.25)
+    assert (free[1].flatten() == carbon).float().mean() > 0.999
+
+
+def test_a_scaffold_becomes_fixed_atoms(model: Model) -> None:
+    atoms = scaffold_atoms("c1ccccc1*", (0, 0))
+    assert atoms.formula == "C6H5"
+    assert scaffold_atoms("c1ccccc1", (0, 0)).formula == "C6H5"
+    s = drawn(model, [Prompt(scaffold="c1ccccc1*")], elements=["C", "H"])[0]
+    assert (s.numbers == 6).sum() >= 6 and (s.numbers == 1).sum() >= 5
+
+
+def test_guidance_and_properties(tokenizer: Tokenizer) -> None:
+    model = made(tokenizer).eval()
+    prompts = [Prompt(properties={"gap_eV": 5.0}, n_atoms=(8, 8))] * 4
+    plain, guided = drawn(model, prompts), drawn(model, prompts, guidance=2.0)
+    assert all(s.n_atoms == 8 for s in plain + guided)
+    assert any(a.formula != b.formula or np.abs(a.positions - b.positions).max() > 0.1 for a, b in zip(plain, guided, strict=True))
+    check_sampler(model, tokenizer, prompts, guidance=2.0, **PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "words"),
+    [
+        (Prompt(n_atoms=(40, 50)), {}, ["n_atoms", "at most 32"]),
+        (Prompt(n_atoms=(4, 5)), {"composition": "C6H6"}, ["composition", "4 to 5 atoms", "12"]),
+        (Prompt(), {"composition": "C60"}, ["composition", "60"]),
+        (Prompt(), {"composition": "CH3Cl"}, ["composition", "Cl"]),
+        (Prompt(), {"composition": "C6H6", "elements": ["C"]}, ["elements="]),
+        (Prompt(), {"elements": ["Xe"]}, ["elements", "Xe"]),
+        (Prompt(), {"elements": []}, ["elements", "none"]),
+        (Prompt(fixed=Structure(np.array([6, 6]), np.array([[0, 0, 0], [0, 0, 20.0]]))), {}, ["10.00 Å"]),
+        (Prompt(fixed=Structure(np.array([6, 6]), np.array([[0, 0, 0], [0, 0, 0.5]]))), {}, ["0.50"]),
+        (Prompt(fixed=Structure(np.array([6, 6]), np.array([[0, 0, 0], [0, 0, 1.5]])), n_atoms=(1, 1)), {}, ["fixed", "got 2"]),
+        (Prompt(fixed=Structure(np.array([9]), np.zeros((1, 3)))), {"composition": "CH4"}, ["fixed", "formula"]),
+        (Prompt(graph=Structure(np.array([6]))), {}, ["de novo"]),
+        (Prompt(), {"temperature": 1.0}, ["unknown option", "temperature"]),
+        (Prompt(), {"tree_temperature": 0.0}, ["tree_temperature above 0"]),
+        (Prompt(), {"rank": "best"}, ["rank", "best"]),
+        (Prompt(scaffold="C(("), {}, ["scaffold"]),
+    ],
+)
+def test_what_cannot_be_done_is_refused(model: Model, prompt: Prompt, options: dict, words: list[str]) -> None:
+    check_raises(lambda: list(model.sample([prompt], [(0, 0)], **options)), InputError, *words)
+
+
+def test_unknown_choices_are_refused(tokenizer: Tokenizer) -> None:
+    check_raises(lambda: ModelConfig(layout="twice"), InputError, "interleaved, queries, fused")
+    check_raises(lambda: ModelConfig(width=30, heads=4), InputError, "heads")
+    check_raises(lambda: Model(ModelConfig(width=32, heads=2, layers=1, vocabulary=99), tokenizer), InputError, "vocabulary", "262")
+    bare = made(tokenizer, condition=False).eval()
+    check_raises(lambda: list(bare.sample([Prompt(properties={"gap_eV": 5.0})], [(0, 0)])), InputError, "properties")
+    diffusive = made(tokenizer, place="diffusion").eval()
+    check_raises(lambda: list(diffusive.sample([Prompt()], [(0, 0)], min_distance=0.8)), InputError, "diffusion head")
+    check_raises(lambda: bare.predict(collate(Tokens, [tokenizer.encode(datasets.samples("qm9")[9])])), InputError, "property head")
+
+
+# ---- parts
+
+
+def test_choose_follows_the_law() -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(20_000, 4)
+    allowed = torch.tensor([[True, False, True, True]]).expand(20_000, 4)
+    u = torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    share = torch.bincount(choose(logits, allowed, u, 2.0), minlength=4) / 20_000
+    expected = torch.tensor([0.0, -torch.inf, 1.0, 1.5]).softmax(-1)
+    assert share[1] == 0 and (share - expected).abs().max() < 0.015
+    assert choose(logits[:1], torch.zeros(1, 4, dtype=torch.bool), u[:1], 1.0).tolist() == [0]
+
+
+def test_haar_rotations() -> None:
+    r = random_rotations(50_000, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert torch.allclose(r @ r.transpose(1, 2), torch.eye(3).expand_as(r), atol=1e-5) and (torch.linalg.det(r) > 0).all()
+    assert r.mean(0).abs().max() < 0.01 and abs((r[:, 2, 2] ** 2).mean().item() - 1 / 3) < 0.005
+
+
+def test_training_sees_fresh_trees_and_never_drops_an_atom(batch: Batch, tokenizer: Tokenizer) -> None:
+    model = made(tokenizer, deletion=0.5).train()
+    g = torch.Generator().manual_seed(0)
+    first, second = model.events(batch, g), model.events(batch, g)
+    atoms = batch.masks["atoms"].sum(1)
+    assert (first.leaf.sum(1) == atoms).all() and (second.leaf.sum(1) == atoms).all()
+    assert not torch.equal(first.byte[:, :4], second.byte[:, :4])
+    x = first.exact(model.grid)[first.leaf].split(atoms.tolist())
+    y = batch["positions"][batch.masks["atoms"]].split(atoms.tolist())
+    for a, b in zip(x, y, strict=True):
+        assert (torch.pdist(a).sort().values - torch.pdist(b).sort().values).abs().max() < 0.03
+
+
+def test_likelihood_ranks(model: Model) -> None:
+    for rank in ("likelihood", "atoms", "element"):
+        scores = [d.score for d in model.sample([Prompt(n_atoms=(4, 6))] * 3, [(0, i) for i in range(3)], rank=rank, **PLAIN)]
+        assert all(math.isfinite(s) and s < 0 for s in scores)
+
+
+# ---- end to end
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(config.load(CONFIGS / "tiny" / "octree.yaml"), tmp_path_factory.mktemp("tiny"))
+
+
+def test_trained_and_drawn_through_the_front_door(weights: Path) -> None:
+    log = (weights.parent / "log" / "metrics.csv").read_text()
+    assert "val/tree" in log
+    samples = sciar.generate("molecule", n=6, model=weights, seed=1)
+    assert len(samples) == 6 and all(r.verdict.structure.n_atoms for r in samples.records)
+    again = sciar.generate("molecule", n=6, model=weights, seed=1, batch_size=2)
+    assert [v.structure.formula for v in samples] == [v.structure.formula for v in again]
+    ranked = sciar.generate("molecule", n=6, model=weights, seed=1, keep=0.5)
+    assert len(ranked) == 3
+    exact = sciar.generate("molecule", n=4, model=weights, seed=1, n_atoms=11, elements=["C", "H"])
+    assert {v.structure.n_atoms for v in exact} == {11} and all(set(v.structure.numbers.tolist()) <= {1, 6} for v in exact)
+    wished = sciar.generate("molecule", n=2, model=weights, seed=1, properties={"gap_eV": 7.0}, composition="C3H8O", guidance=1.5)
+    assert {v.structure.formula for v in wished} == {"C3H8O"}
+    check_raises(lambda: sciar.generate("molecule", model=weights, properties={"gap_ev": 7.0}), InputError, "did you mean 'gap_eV'")
+
+
+def test_predict(weights: Path, molecules: list) -> None:
+    from sciar.predict import predict
+
+    heavy = Structure(np.array([80]), np.zeros((1, 3)))
+    read = predict([*molecules[:5], heavy], "gap_eV", model=weights, poses=2)
+    assert np.isfinite(read.values[:5]).all() and np.isnan(read.values[5]) and "Hg" in read.problems[5]
+    assert 2 < read.values[:5].mean() < 12 and (read.spread[:5] >= 0).all()
+    check_raises(lambda: predict(molecules[0], "gap", model=weights), InputError, "gap_eV")
+    check_raises(lambda: predict([], "gap_eV", model=weights), InputError, "at least one")
