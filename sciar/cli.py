@@ -213,16 +213,24 @@ def train(
     config: Annotated[Path, typer.Argument(help="A YAML file such as configs/hybrid_qm9.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="train.steps=1000 …")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the run is kept; the same again goes on. Default: runs/NAME.")] = None,
+    prepare: Annotated[Path | None, typer.Option(help="Only write the run's arrays into this folder, to train elsewhere.")] = None,
+    export: Annotated[bool, typer.Option("--export", help="Only write the weights of an unfinished run.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model, or go on where the last call stopped."""
     from sciar import config as configs
 
     settings = configs.load(config, overrides or [])
-    from sciar.train import fit
+    from sciar import train as trainer
 
+    if prepare is not None:
+        typer.echo(f"prepared: {trainer.save_prepared(settings, prepare)}")
+        return
+    if export:
+        typer.echo(f"weights: {trainer.export(settings, folder or Path('runs') / settings.name)}")
+        return
     with _bar(quiet, "step") as progress:
-        path = fit(settings, folder, progress=(lambda step, steps, metrics: progress(step, steps)) if progress else None)
+        path = trainer.fit(settings, folder, progress=(lambda step, steps, metrics: progress(step, steps)) if progress else None)
     typer.echo(f"weights: {path}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +24,14 @@ class DataConfig:
         limit: most training records of each set; 0 = all.
         validation: records held out for the validation loss.
         batch_tokens: padded atoms (or words, bonds) of one batch.
+        prepared: folder written by `sciar train CONFIG --prepare FOLDER`; takes the place of `sets`. Empty = none.
     """
 
     sets: tuple[str, ...] = ("qm9",)
     limit: int = 0
     validation: int = 512
     batch_tokens: int = 1536
+    prepared: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class TrainConfig:
         devices, accelerator, strategy: as in Lightning.
         max_minutes: stop after this long; 0 = never. The next call resumes.
         validate_every, save_every: steps.
-        threads: torch threads on a CPU; 0 = leave as is.
+        threads: torch threads on a CPU; 0 = leave as is. ahead: a second process makes the batches (for a GPU).
         init: weights to start from (a name or a path), empty = none.
     """
 
@@ -65,6 +68,7 @@ class TrainConfig:
     validate_every: int = 500
     save_every: int = 500
     threads: int = 0
+    ahead: bool = False
     init: str = ""
 
     def __post_init__(self) -> None:
@@ -90,17 +94,19 @@ class Config:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and `section.key=value` overrides.
+    """Read a YAML file and `section.key=value` overrides; a JSON file without overrides needs no YAML library.
 
     Raises:
         InputError: no such file, not YAML, an unknown key (the nearest one is named), a value of the wrong type.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     path = Path(path)
     if not path.is_file():
         raise InputError(f"config: expected a YAML file, got {path}, which does not exist")
+    if path.suffix == ".json" and not overrides:
+        return fill(Config, json.loads(path.read_text()), path.name)
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     try:
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         plain = OmegaConf.to_container(merged, resolve=True)

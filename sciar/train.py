@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from sciar import __version__, encode
 from sciar.batch import Batch, TokenArrays
 from sciar.config import Config, fill, to_dict
-from sciar.errors import DataError
+from sciar.errors import DataError, InputError
 from sciar.family import Model, load_family
 from sciar.loader import Batches, plan
 
@@ -159,22 +159,31 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
         ],
     )
     learner = Learner(model, config)
-    loader = DataLoader(Batches(training, config.data.batch_tokens, train.seed, done, rank, ranks), batch_size=None)
+    batches = Batches(training, config.data.batch_tokens, train.seed, done, rank, ranks)
+    loader = DataLoader(batches, batch_size=None, num_workers=int(train.ahead), pin_memory=trainer.accelerator.name() == "cuda")
     checks: Any = [validation.batch(rows) for rows in plan(validation, config.data.batch_tokens, 0, 0)] if len(validation) else []
     held_out = DataLoader(checks, batch_size=None)
     started = time.time()
     trainer.fit(learner, loader, held_out if len(validation) else None, ckpt_path=str(state) if done else None, weights_only=True)
     if not trainer.is_global_zero:
         return folder / "weights.safetensors"
-    return export(
-        config, folder, statistics, {"records": len(training), "seconds": round(time.time() - started), "steps": trainer.global_step}
-    )
+    facts = {"records": len(training), "seconds": round(time.time() - started), "hardware": _hardware(learner.device)}
+    return export(config, folder, statistics, facts)
 
 
-def export(config: Config, folder: Path, statistics: dict[str, Any], card: dict[str, Any]) -> Path:
-    """The averaged weights of folder/state.ckpt as one safetensors file."""
+def export(config: Config, folder: str | Path, statistics: dict[str, Any] | None = None, card: dict[str, Any] | None = None) -> Path:
+    """The averaged weights of folder/state.ckpt, also of an unfinished run, as folder/weights.safetensors (fp16).
+
+    Raises:
+        InputError: the folder holds no training state.
+    """
     from sciar.checkpoint import save
 
+    folder = Path(folder)
+    if not (folder / "state.ckpt").is_file():
+        raise InputError(f"export: expected a run folder with state.ckpt, got {folder}; train first")
+    if statistics is None:
+        statistics = prepare(config)[2]
     model = build(config, statistics)
     state = torch.load(folder / "state.ckpt", map_location="cpu", weights_only=True)
     averaged = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
@@ -187,7 +196,16 @@ def export(config: Config, folder: Path, statistics: dict[str, Any], card: dict[
         tokenizer_config=dataclasses.asdict(model.tokenizer.config),
         model_config=dataclasses.asdict(model.config),
         statistics=statistics,
-        card={"name": config.name, "tasks": config.task.split("+"), "config": to_dict(config), "sciar": __version__, **card},
+        card={
+            "name": config.name,
+            "tasks": config.task.split("+"),
+            "trained_on": " + ".join(config.data.sets),
+            "steps": int(state["global_step"]),
+            "config": to_dict(config),
+            "sciar": __version__,
+            **(card or {}),
+        },
+        dtype=torch.float16,
     )
     return path
 
@@ -214,8 +232,39 @@ def initialise_from(model: Model, name: str) -> None:
     model.load_state_dict({k: source[k] if k in source and source[k].shape == v.shape else v for k, v in own.items()})
 
 
+def save_prepared(config: Config, folder: str | Path) -> Path:
+    """Everything a run needs as plain arrays, for a machine without the chemistry libraries; returns the configuration to train there.
+
+    `folder` gets train/, valid/, statistics.json, the initial weights if there are any, and config.json whose data.prepared names it.
+    """
+    from sciar.checkpoint import find
+
+    folder = Path(folder)
+    training, validation, statistics = prepare(config)
+    training.save(folder / "train")
+    validation.save(folder / "valid")
+    (folder / "statistics.json").write_text(json.dumps(statistics, indent=1))
+    train = config.train
+    if train.init:
+        (folder / "init.safetensors").write_bytes(find(train.init).read_bytes())
+        train = dataclasses.replace(train, init=str(folder / "init.safetensors"))
+    plain = to_dict(dataclasses.replace(config, data=dataclasses.replace(config.data, prepared=str(folder)), train=train))
+    (folder / "config.json").write_text(json.dumps(plain, indent=1))
+    return folder / "config.json"
+
+
 def prepare(config: Config) -> tuple[TokenArrays, TokenArrays, dict[str, Any]]:
-    """Training and validation tokens and the statistics of the training part; encoded once, then memory-mapped."""
+    """Training and validation tokens and the statistics of the training part; encoded once, then memory-mapped.
+
+    Raises:
+        DataError: no record fits the family, or data.prepared is not a folder that `save_prepared` wrote.
+    """
+    if config.data.prepared:
+        folder, kind = Path(config.data.prepared), load_family(config.family).Tokens
+        if not (folder / "statistics.json").is_file():
+            raise DataError(f"data.prepared: expected a folder written by `sciar train CONFIG --prepare`, got {folder}; make it first")
+        statistics = json.loads((folder / "statistics.json").read_text())
+        return TokenArrays.load(kind, folder / "train"), TokenArrays.load(kind, folder / "valid"), statistics
     import sciar.datasets as datasets
 
     parts: dict[str, list[TokenArrays]] = {"train": [], "valid": []}
@@ -258,6 +307,10 @@ def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
     if not (folder / "index.json").exists():
         encode.write(family.Tokens, tokenizer, structures, folder)
     return TokenArrays.load(family.Tokens, folder)
+
+
+def _hardware(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
 
 
 def _peak_flops(device: torch.device) -> float:

@@ -51,6 +51,30 @@ def losses(path: Path) -> list[float]:
     return table.dropna(subset=["val/loss"])["val/loss"].tolist()
 
 
+BARE = """
+import sys
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("rdkit", "pymatgen", "ase", "omegaconf", "typer"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refused())
+from sciar import config, train
+print(train.fit(config.load(sys.argv[1]), sys.argv[2]))
+"""
+
+
+def test_prepared_arrays_train_without_the_chemistry_libraries(tmp_path: Path, environment: dict[str, str]) -> None:
+    """What a borrowed GPU machine has: torch and Lightning, no RDKit."""
+    (tmp_path / "bare.py").write_text(BARE)
+    whole = [sys.executable, "-m", "sciar", "train", str(TINY), "train.steps=3", "--prepare", "prepared"]
+    subprocess.run(whole, env=environment, cwd=tmp_path, check=True, capture_output=True)
+    run = subprocess.run(
+        [sys.executable, "bare.py", "prepared/config.json", "run"], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
 def test_a_killed_run_ends_with_the_same_weights_and_loss_curve(tmp_path: Path, environment: dict[str, str]) -> None:
     assert fit(tmp_path, environment, "whole") == 0
     assert fit(tmp_path, environment, "killed", 17) == -signal.SIGKILL
