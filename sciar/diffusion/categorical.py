@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Law = Float[Tensor, "*b k"]
+Noise = Float[Tensor, "*m k"]  # m, alike for all variables or one for each
 
 
 def cosine(t: Float[Tensor, "*b"], offset: float = 0.008) -> Float[Tensor, "*b"]:
@@ -35,8 +36,8 @@ def absorbing(classes: int) -> Float[Tensor, "k"]:
     return torch.cat([torch.zeros(classes), torch.ones(1)])
 
 
-def block_aware(present: Float[Tensor, "*b"], split: Float[Tensor, "k"]) -> Law:
-    """No edge with probability 1 - present, else an edge class as often as `split` says; k edge classes, class 0 is none."""
+def block_aware(present: Float[Tensor, "*b"], split: Float[Tensor, "e"]) -> Law:
+    """No edge with probability 1 - present, else an edge class as often as `split` says; class 0 is none, e edge classes follow."""
     present = present.clamp(0.0, 1.0)[..., None]
     return torch.cat([1 - present, present * split], -1)
 
@@ -47,12 +48,12 @@ def draw(law: Law, uniforms: Float[Tensor, "*b"]) -> Int[Tensor, "*b"]:
     return (edges <= uniforms.double()[..., None] * edges[..., -1:]).sum(-1).clamp(max=law.shape[-1] - 1)
 
 
-def noised(x: Int[Tensor, "*b"], alpha: Float[Tensor, "*b"], m: Law, uniforms: Float[Tensor, "*b 2"]) -> Int[Tensor, "*b"]:
+def noised(x: Int[Tensor, "*b"], alpha: Float[Tensor, "*b"], m: Noise, uniforms: Float[Tensor, "*b 2"]) -> Int[Tensor, "*b"]:
     """x_t of clean classes; two uniform numbers each: kept or not, and what instead."""
     return torch.where(uniforms[..., 0] < alpha, x, draw(m.expand(*x.shape, m.shape[-1]), uniforms[..., 1]))
 
 
-def posterior(x_t: Int[Tensor, "*b"], clean: Law, alpha_t: Float[Tensor, "*b"], alpha_s: Float[Tensor, "*b"], m: Law) -> Law:
+def posterior(x_t: Int[Tensor, "*b"], clean: Law, alpha_t: Float[Tensor, "*b"], alpha_s: Float[Tensor, "*b"], m: Noise) -> Law:
     """q(x_s | x_t, x_0) averaged over x_0 ~ `clean` *as if* x_0 were independent of x_t given it: the reverse kernel.
 
     For one-hot `clean` it is the exact posterior. With f = clean, α = ᾱ_t/ᾱ_s and μ = (1-ᾱ_s)/(1-ᾱ_t):
@@ -67,7 +68,7 @@ def posterior(x_t: Int[Tensor, "*b"], clean: Law, alpha_t: Float[Tensor, "*b"], 
     return ((1 - mu) * clean + (mu * alpha + g) * here + (mu * (1 - alpha) - g) * m).clamp(min=0)
 
 
-def renoised(clean: Law, alpha_s: Float[Tensor, "*b"], m: Law) -> Law:
+def renoised(clean: Law, alpha_s: Float[Tensor, "*b"], m: Noise) -> Law:
     """SID's step: predict clean, noise again independently of x_t: ᾱ_s f + (1-ᾱ_s) m. Errors can be mended later."""
     a_s = alpha_s[..., None]
     return a_s * clean + (1 - a_s) * m
@@ -79,7 +80,7 @@ def divergence(
     x_t: Int[Tensor, "*b"],
     alpha_t: Float[Tensor, "*b"],
     alpha_s: Float[Tensor, "*b"],
-    m: Law,
+    m: Noise,
     cross_entropy: float = 0.1,
 ) -> Float[Tensor, "*b"]:
     """KL(posterior ‖ reverse kernel) + `cross_entropy` × -ln f(x_0), nats per variable; PARD's loss for s ≥ 1.

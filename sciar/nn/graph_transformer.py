@@ -8,7 +8,7 @@ of PARD (Zhao et al. 2024). For symmetric factors one product P·P says as much 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
+@runtime_checkable
 class Memory(Protocol):
     """What one layer keeps of finished nodes: adds the new rows and answers with all columns."""
 

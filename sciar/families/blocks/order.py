@@ -58,12 +58,14 @@ def canonical(colour: Int[np.ndarray, "b n"], orders: Int[np.ndarray, "b n n"], 
     mixed = np.where(mask, _mix(colour.astype(np.uint64) + np.uint64(1)), 0).astype(np.uint64)
     weight = (2 * orders + 1).astype(np.uint64) * (orders > 0)
     rows = np.arange(len(mixed))  # graphs with a class left that has two nodes; the others must not change any more
-    while len(rows):
+    while True:
         mixed[rows] = _refined(mixed[rows], weight[rows], mask[rows])
         order = _sorted(mixed[rows], mask[rows])
         ranked = np.take_along_axis(mixed[rows], order, 1)
         twin = (ranked[:, 1:] == ranked[:, :-1]) & np.take_along_axis(mask[rows], order, 1)[:, 1:]
         left = twin.any(1)
+        if not left.any():
+            break
         rows, chosen = rows[left], order[left, twin[left].argmax(1)]
         mixed[rows, chosen] = _mix(mixed[rows, chosen] + np.uint64(0x51ED27))
     order = _sorted(mixed, mask)

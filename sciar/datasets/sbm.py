@@ -1,0 +1,25 @@
+"""200 stochastic block model graphs: 2–5 communities of 20–40 nodes; see `sciar.datasets.graphs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sciar.datasets import File, Info, graphs
+from sciar.structure import Structure
+
+INFO = Info(
+    name="sbm",
+    version="1",
+    description="200 stochastic block model graphs: 2–5 communities of 20–40 nodes",
+    licence=graphs.LICENCE,
+    citation="Martinkus et al., SPECTRE, ICML 2022",
+    sources=(),
+    files=((File(graphs.NAME, graphs.CHECKSUM),), ()),
+    n_rows=200,
+)
+
+
+def read(root: Path, start: int = 0) -> Iterator[Structure]:
+    """The published graphs, or 200 new ones of their law."""
+    return graphs.read(root, "sbm", "split_spectre", graphs.sbm, 200, start)

@@ -1,0 +1,292 @@
+"""The blocks family: laws, no leakage, cached = full, exact constraints, and one run from training to checked molecules."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sciar
+from sciar import config, datasets, train
+from sciar.batch import collate
+from sciar.convert import from_networkx, from_smiles, to_smiles
+from sciar.errors import InputError
+from sciar.families.blocks import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
+from sciar.families.blocks.fragment import Piece, pieces
+from sciar.families.blocks.model import Clean
+from sciar.families.blocks.sample import Options, _Batch, _graph
+from sciar.families.blocks.tokens import computed, implied, node_type
+from sciar.prompt import Prompt
+from sciar.testing import check_family, check_raises, check_sampler
+
+TINY = ModelConfig(width=32, pair=16, heads=4, layers=2, steps=3)
+CHARGED = ("C", "N", "O", "F", "S", "N+", "O-", "S-")
+SMILES = "CC(=O)Oc1ccccc1C(=O)O CCO c1ccc2[nH]ccc2c1 C[N+](C)(C)CC(=O)[O-] O=[N+]([O-])c1ccco1 C[NH+](C)C CS(=O)(=O)N C".split()
+
+
+@pytest.fixture(scope="module")
+def molecules() -> list:
+    return [from_smiles(s, explicit_hydrogens=False) for s in SMILES]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(TokenizerConfig(atoms=CHARGED))
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> Model:
+    torch.manual_seed(0)
+    return Model(TINY, tokenizer)
+
+
+# ---- tokens
+
+
+def test_laws(molecules: list, tokenizer: Tokenizer, model: Model) -> None:
+    check_family("blocks", molecules, tokenizer, model)
+
+
+def test_hydrogens_as_atoms_and_as_counts_keep_the_laws() -> None:
+    samples = datasets.samples("qm9")[30:40]
+    atoms = Tokenizer(TokenizerConfig(atoms=("H", "C", "N", "O", "F"), implied=False))
+    check_family("blocks", samples, atoms, Model(TINY, atoms))
+    names = tuple(f"{s}{h}" for s in ("C", "N", "O") for h in ("", "H", "H2", "H3", "H4")) + ("NH+", "NH2+", "NH3+", "O-", "F")
+    counted = Tokenizer(TokenizerConfig(atoms=names, implied=False))
+    for s in ("C[NH+](C)C", "c1cc[nH]c1", "CC(=O)[O-]"):
+        assert to_smiles(counted.decode(counted.encode(from_smiles(s, explicit_hydrogens=False)))) == to_smiles(from_smiles(s))
+
+
+def test_plain_graphs_keep_the_laws() -> None:
+    graphs = [from_networkx(g) for g in (nx.cycle_graph(5), nx.path_graph(4), nx.wheel_graph(6), nx.petersen_graph())]
+    plain = Tokenizer(TokenizerConfig(atoms=("X",), implied=False, hops=1, key="walk"))
+    model = Model(dataclasses.replace(TINY, walk=3), plain)
+    check_family("blocks", graphs[:3], plain, model)
+    draws = list(model.sample([Prompt()] * 3, [(0, i) for i in range(3)]))
+    assert all(not plain.decode(d.tokens).numbers.any() for d in draws)
+
+
+@pytest.mark.parametrize("smiles", SMILES)
+def test_charges_and_hydrogens_survive(tokenizer: Tokenizer, smiles: str) -> None:
+    for explicit in (False, True):
+        tokens = tokenizer.encode(from_smiles(smiles, explicit_hydrogens=explicit))
+        assert to_smiles(tokenizer.decode(tokens)) == to_smiles(from_smiles(smiles))
+
+
+def test_many_at_once_are_the_same_as_one_by_one(tokenizer: Tokenizer, molecules: list) -> None:
+    refused = [from_smiles("CCBr"), from_smiles("C" * 60)]
+    many = list(tokenizer.encode_many([*molecules, *refused]))
+    assert len(many) == len(molecules)
+    for molecule, tokens in zip(molecules, many, strict=True):
+        alone = tokenizer.encode(molecule)
+        assert all(np.array_equal(getattr(alone, f), getattr(tokens, f)) for f in ("kind", "block", "degree", "bonds", "order"))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(-1, 9), max_size=6), st.lists(st.tuples(*[st.integers(-1, 7)] * 3), max_size=5))
+def test_decode_is_total(kinds: list[int], bonds: list[tuple[int, int, int]]) -> None:
+    flat = np.array(kinds, dtype=np.int64)
+    rows = np.array(bonds, dtype=np.int64).reshape(-1, 3)
+    structure = Tokenizer(TokenizerConfig(atoms=CHARGED)).decode(Tokens(flat, flat, flat, rows, np.zeros((1, 0))))
+    assert structure.n_atoms in (0, len(kinds))
+
+
+@pytest.mark.parametrize(
+    ("smiles", "words"),
+    [("CCBr", ["Br"]), ("C" * 50, ["40", "50"]), ("[CH2]C", ["valence"]), ("[13CH4]", ["isotopes"]), ("[B-](C)(C)(C)C", ["B-1"])],
+)
+def test_refusals_name_the_reason(tokenizer: Tokenizer, smiles: str, words: list[str]) -> None:
+    check_raises(lambda: tokenizer.encode(from_smiles(smiles, explicit_hydrogens=False)), InputError, *words)
+
+
+def test_configurations_that_cannot_be_are_refused(tokenizer: Tokenizer) -> None:
+    check_raises(lambda: TokenizerConfig(atoms=("C", "Xx")), InputError, "Xx")
+    check_raises(lambda: TokenizerConfig(atoms=("C", "NH+")), InputError, "implied: false")
+    check_raises(lambda: ModelConfig(kernel="gaussian"), InputError, "absorbing")
+    check_raises(lambda: Model(TINY, Tokenizer(TokenizerConfig(hops=0))), InputError, "hops=0")
+
+
+def test_names_and_valences() -> None:
+    assert node_type("Cl") == (17, 0, 0) and node_type("NH3+") == (7, 1, 3) and node_type("O-2") == (8, -2, 0)
+    assert [implied(16, 0, s) for s in (1, 3, 5, 7)] == [1, 1, 1, None]
+
+
+def test_properties_are_computed_where_they_are_missing() -> None:
+    aspirin = from_smiles(SMILES[0], explicit_hydrogens=False)
+    tokens = Tokenizer(TokenizerConfig(properties=("qed", "logP", "sa", "gap_eV"))).encode(aspirin.with_info(logP=9.0))
+    found = computed(aspirin)
+    assert tokens.properties[0, 1] == 9.0 and np.isnan(tokens.properties[0, 3]) and tokens.properties[0, 0] == found["qed"]
+    assert abs(found["qed"] - 0.55) < 0.01 and 1 < found["sa"] < 3
+
+
+# ---- network
+
+
+@pytest.mark.parametrize("kernel", ["absorbing", "marginal", "uniform", "block"])
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str, blocks: int) -> None:
+    model = Model(dataclasses.replace(TINY, kernel=kernel, blocks=blocks), tokenizer)
+    batch = collate(Tokens, [tokenizer.encode(m) for m in molecules])
+    parts = model.loss(batch, torch.Generator().manual_seed(0))
+    parts["loss"].backward()
+    assert set(parts) == {"loss", "size", "degree", "types", "edges"} and all(torch.isfinite(v) for v in parts.values())
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("walk", [0, 3])
+def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokenizer: Tokenizer, walk: int) -> None:
+    """Rewrite every bond and type of blocks above b: the virtual rows and clean states of blocks up to b stay as they were."""
+    model = Model(dataclasses.replace(TINY, walk=walk), tokenizer).eval()
+    record = tokenizer.encode(molecules[0])
+    cut = int(record.block.max()) // 2
+    late = record.block > cut
+    kinds = np.where(late, (record.kind + 1) % 3, record.kind)
+    bonds = record.bonds.copy()
+    bonds[late[bonds[:, :2]].any(1), 2] = 3
+    changed = dataclasses.replace(record, kind=kinds, bonds=bonds[: len(bonds) - 1])
+
+    def run(tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(5)
+        task = model._task(Clean.of(collate(Tokens, [tokens])), lambda *s: torch.rand(s, generator=generator))
+        x, e = model.trunk(*model.embedded(task.rows, None), task.rows.sees)
+        n = x.shape[1] - task.truth.shape[1]
+        level = task.rows.level[0]
+        keep = (level <= cut) & (level >= 0)
+        edges = model.edges(x[:, n:], x, e[:, n:]).masked_fill(~task.mask[..., None], 0.0)
+        return x[0, keep], edges[0, keep[n:]], x[0, (level > cut)]
+
+    before, after = run(record), run(changed)
+    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+    assert not torch.equal(before[2], after[2])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("kernel", "walk"), [("absorbing", 0), ("absorbing", 3), ("marginal", 0)])
+def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kernel: str, walk: int) -> None:
+    """Clean states and edge logits of every block: from the sampler's cache, and from one pass over the doubled graph."""
+    model = Model(dataclasses.replace(TINY, kernel=kernel, walk=walk), tokenizer).eval()
+    record = tokenizer.encode(molecules[0])
+    clean = Clean.of(collate(Tokens, [record], multiple=1))
+    task = model._task(clean, lambda *s: torch.full(s, 0.999) if len(s) < 3 or kernel == "absorbing" else torch.full(s, 0.5))
+    x, e = model.trunk(*model.embedded(task.rows, None), task.rows.sees)
+    n = len(record.kind)
+    logits = model.edges(x[:, n:], x, e[:, n:])[0]
+    codes = task.rows.codes[0, n:]
+    orders = clean.orders[0].numpy()
+    graph = _graph(model, 0, Prompt(), (0, 0), Options())
+    batch = _Batch(model, [graph], [Prompt()], 1, Options())
+    batch._fill()
+    for b in range(int(record.block.max()) + 1):
+        rows = np.flatnonzero(record.block == b)
+        end = int(rows[-1]) + 1
+        graph.begin(record.kind[rows], int(record.degree[rows[0]]))
+        graph.shown[:] = False
+        if kernel != "absorbing":
+            graph.time = model.config.steps
+            noisy = (codes[rows][:, :end] - 6).numpy().clip(0)
+            noisy[:, rows[0] : end] = (codes[rows][:, n + rows[0] : n + end] - 6).numpy().clip(0)
+            graph.noisy = noisy
+        found = {}
+        put = "_reveal" if kernel == "absorbing" else "_denoise"
+        setattr(batch, put, lambda g, own, found=found: found.update(logits=own))
+        batch._advance()
+        columns = [*range(rows[0]), *(n + k for k in range(rows[0], end))]
+        wanted = logits[rows][:, columns].double().numpy()
+        off = ~np.eye(end, dtype=bool)[rows]
+        if graph.size * graph.n > 1:
+            assert np.abs(found["logits"] - wanted)[off].max() < 1e-5
+        graph.phase, graph.start, graph.n = "header", graph.start, graph.start
+        graph.forced = [Piece(record.kind[rows], record.degree[rows], orders[rows][:, :end])]
+        batch._advance()
+    assert (batch.states[0, :n] - x[0, :n]).abs().max() < 1e-5
+
+
+# ---- sampling
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"singly": False, "entropy": 0.0}, {"valence": True}, {"elements": ["C", "O"]}, {"temperature": 0.5}], ids=str
+)
+def test_draws_depend_on_their_key_alone(model: Model, tokenizer: Tokenizer, options: dict) -> None:
+    prompts = [Prompt(n_atoms=(2, 9))] * 4 + [Prompt(scaffold="c1ccoc1*", n_atoms=(6, 12))] * 2
+    check_sampler(model, tokenizer, prompts, **options)
+
+
+@pytest.mark.parametrize("sampler", ["sid", "posterior"])
+@pytest.mark.parametrize("hops", [0, 2])
+def test_kernels_with_noise_levels_draw(sampler: str, hops: int) -> None:
+    tokenizer = Tokenizer(TokenizerConfig(hops=hops))
+    model = Model(dataclasses.replace(TINY, kernel="marginal"), tokenizer)
+    check_sampler(model, tokenizer, [Prompt(n_atoms=(2, 8))] * 3, sampler=sampler)
+
+
+def test_what_is_asked_for_is_in_every_draw(model: Model, tokenizer: Tokenizer) -> None:
+    """Exact constraints hold for untrained weights too: size, elements, and the scaffold, grown only where it may."""
+    from rdkit import Chem
+
+    for draw in model.sample([Prompt(n_atoms=(5, 7))] * 6, [(1, i) for i in range(6)], elements=["C", "N"]):
+        structure = tokenizer.decode(draw.tokens)
+        assert 5 <= structure.n_atoms <= 7 and {*structure.numbers.tolist()} <= {6, 7} and draw.calls > 0 and draw.score < 0
+    query = Chem.MolFromSmarts("[OD1]=[#6;D2,D3]-[#6D3]1-[#6D2]-[#6;D2,D3]-1")  # only the starred atoms may have grown
+    for draw in model.sample([Prompt(scaffold="O=C(*)C1CC1*", n_atoms=(8, 14))] * 6, [(2, i) for i in range(6)], valence=True):
+        structure = tokenizer.decode(draw.tokens)
+        mol = Chem.RWMol()
+        for z in structure.numbers.tolist():
+            mol.AddAtom(Chem.Atom(z))
+        for i, j, order in structure.bonds.tolist():
+            mol.AddBond(i, j, [Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE][order - 1])
+        assert mol.HasSubstructMatch(query)
+
+
+def test_degrees_are_exact(model: Model) -> None:
+    """A node of a later block has as many bonds to the blocks up to its own as the header said, where there are enough nodes."""
+    for draw in model.sample([Prompt(n_atoms=(12, 20))] * 4, [(3, i) for i in range(4)]):
+        t = draw.tokens
+        for k in range(len(t.kind)):
+            i, j = t.bonds[:, 0], t.bonds[:, 1]
+            others = np.concatenate([j[i == k], i[j == k]])
+            earlier = int((t.block[others] <= t.block[k]).sum())
+            assert earlier <= t.degree[k]
+            if t.degree[k] <= (t.block < t.block[k]).sum():
+                assert earlier == t.degree[k]
+
+
+def test_scaffolds_that_cannot_be_are_refused(model: Model, tokenizer: Tokenizer) -> None:
+    for scaffold, words in (
+        ("c1ccccc1.CC*", ["connected"]),
+        ("[Na]C*", ["Na"]),
+        ("CC=*", ["single"]),
+        ("C" * 60 + "*", ["at most 40"]),
+        ("C(C)(C)(C)(C)C", ["valence"]),
+        ("CBr*", ["valence"]),
+    ):
+        check_raises(lambda s=scaffold: list(model.sample([Prompt(scaffold=s)], [(0, 0)])), InputError, *words)
+    made, free = pieces(tokenizer, "c1ccncc1*")
+    assert sum(len(p.kind) for p in made) == 6 and free.sum() == 1
+    check_raises(lambda: list(model.sample([Prompt(graph=from_smiles("CC"))], [(0, 0)])), InputError, "blocks")
+    check_raises(lambda: list(model.sample([Prompt()], [(0, 0)], beam=3)), InputError, "beam")
+    check_raises(lambda: list(model.sample([Prompt(n_atoms=(50, 60))], [(0, 0)])), InputError, "n_atoms")
+
+
+def test_from_training_to_checked_molecules(tmp_path: Path) -> None:
+    """The tiny recipe, end to end through the front door: weights file, molecules, properties, scaffold, files."""
+    torch.manual_seed(0)
+    path = train.fit(config.load(Path(__file__).parents[2] / "configs/tiny/blocks.yaml"), tmp_path)
+    samples = sciar.generate("graph", n=24, seed=0, model=path, valence=True, out=tmp_path / "drawn.smi")
+    assert len(samples) == 24 and samples.valid.sum() >= 4, samples.summary()
+    assert len((tmp_path / "drawn.smi").read_text().splitlines()) == 24
+    assert all(g.number_of_nodes() <= 12 for g in samples.graphs if g is not None)
+    assert np.isfinite(samples.scores).all() and samples.report()["network_calls_per_sample"] < 40
+    again = sciar.generate("graph", n=24, seed=0, model=path, valence=True, batch_size=5)
+    assert again.to_smiles() == samples.to_smiles()
+    grown = sciar.generate("graph", n=8, seed=1, model=path, scaffold="C1CC1*", properties={"gap_eV": 7.0}, valence=True)
+    assert not any("scaffold" in reason for verdict in grown for reason in verdict.reasons)
+    check_raises(lambda: sciar.generate("graph", n=1, model=path, scaffold="CBr*"), InputError, "Br")
+    check_raises(lambda: sciar.generate("graph", n=1, model=path, properties={"qed": 1.0}), InputError, "gap_eV")
