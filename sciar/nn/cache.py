@@ -23,6 +23,6 @@ class StaticCache:
         def write(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
             for store, new in ((self.keys, key), (self.values, value)):
                 store[self.rows, :, slots] = new.transpose(1, 2).to(store.dtype)
-            return self.keys[:, :, :width].to(key.dtype), self.values[:, :, :width].to(value.dtype)
+            return self.keys[:, :, :width], self.values[:, :, :width]
 
         return write

@@ -127,10 +127,13 @@ def test_larger_cells_save_a_fifth_of_the_events() -> None:
 def test_many_at_once_are_the_same_as_one_by_one() -> None:
     tokenizer = Tokenizer(TokenizerConfig())
     molecules = datasets.samples("qm9")[:50]
-    many = tokenizer.encode_many([m.numbers for m in molecules], [m.positions - m.positions.mean(0) for m in molecules])
+    many = tokenizer.encode_arrays([m.numbers for m in molecules], [m.positions - m.positions.mean(0) for m in molecules])
     for molecule, tokens in zip(molecules, many, strict=True):
         one = tokenizer.encode(molecule)
         assert (one.tree == tokens.tree).all() and (one.bins == tokens.bins).all() and (one.order == tokens.order).all()
+    near = Structure(np.array([1, 1]), np.array([[0, 0, 0], [0, 0, 0.7]]))  # cannot be held: left out
+    listed = list(tokenizer.encode_many([*molecules[:3], near, *molecules[3:]]))
+    assert len(listed) == 50 and all((a.positions == tokenizer.encode(m).positions).all() for a, m in zip(listed, molecules, strict=True))
 
 
 @given(st.integers(0, 2**31))
@@ -158,9 +161,9 @@ def test_refusals_name_the_reason() -> None:
     check_raises(lambda: tokenizer.encode(Structure(np.array([16]), np.zeros((1, 3)))), InputError, "got S")
     check_raises(lambda: tokenizer.encode(Structure(np.array([6]))), InputError, "positions")
     check_raises(lambda: tokenizer.encode(datasets.samples("qm9")[200]), InputError, "at most 12 atoms")
-    check_raises(lambda: tokenizer.encode_many([np.array([6])], [np.array([[0, 0, 8.0]])]), InputError, "cube of side 15.36")
+    check_raises(lambda: tokenizer.encode_arrays([np.array([6])], [np.array([[0, 0, 8.0]])]), InputError, "cube of side 15.36")
     two = [np.array([[0.01, 0.01, 0.01], [0.2, 0.2, 0.2]])]
-    check_raises(lambda: tokenizer.encode_many([np.array([6, 6])], two), InputError, "one atom in a cell", "two")
+    check_raises(lambda: tokenizer.encode_arrays([np.array([6, 6])], two), InputError, "one atom in a cell", "two")
     check_raises(lambda: TokenizerConfig(cell=0.24, step=0.013), InputError, "whole number")
     check_raises(lambda: TokenizerConfig(elements=("H", "Xx")), InputError, "Xx")
     check_raises(lambda: TokenizerConfig(pose="body"), InputError, "random or canonical")

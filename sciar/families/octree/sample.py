@@ -133,7 +133,7 @@ class _Rows:
         self.longest = sum(min(8**depth, t.max_atoms) for depth in range(t.levels + 1))
         self.stride = 2 if c.layout == "interleaved" else 1
         self.guided = options.guidance != 1 and any(self._asked(job.wish) for job in jobs)
-        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if options.precision == "bf16" and self.device.type != "cpu" else torch.float32  # see nn/transformer.py
         slots = -(-(self.stride * self.longest + 1) // WIDTH) * WIDTH
         copies = 2 * b if self.guided else b
         self.caches = [StaticCache(copies, c.heads, slots, c.width // c.heads, self.device, dtype) for _ in model.blocks]

@@ -6,8 +6,9 @@ its tree; drawn tokens have none and are decoded from the tree alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -152,18 +153,34 @@ class Tokenizer(AbstractTokenizer):
             InputError: see `check`.
         """
         self.check(structure)
-        assert structure.positions is not None
-        x = structure.positions - structure.positions.mean(0)
-        if self.config.pose == "canonical":
-            x = principal_axes(structure.numbers, x)
-        if rng is not None:
-            x = x @ random_rotation(rng).T
-        [tokens] = self.encode_many([structure.numbers], [x])
-        info = structure.info
-        values = np.array([[float(info.get(name, np.nan)) for name in PROPERTIES]])  # type: ignore[arg-type]
-        return Tokens(tokens.tree, tokens.element, tokens.bins, tokens.order, x[tokens.order], values)
+        return self._encoded([structure], rng)[0]
 
-    def encode_many(self, numbers: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> list[Tokens]:
+    def encode_many(self, structures: Iterable[Structure]) -> Iterator[Tokens]:
+        """Tokens of the structures that can be held, in order, the others left out; a thousand trees at once."""
+        rest = iter(structures)
+        while chunk := list(islice(rest, 1024)):
+            yield from self._encoded([s for s in chunk if self._fits(s)], None)
+
+    def _fits(self, structure: Structure) -> bool:
+        try:
+            self.check(structure)
+        except InputError:
+            return False
+        return True
+
+    def _encoded(self, structures: Sequence[Structure], rng: np.random.Generator | None) -> list[Tokens]:
+        points = []
+        for structure in structures:
+            assert structure.positions is not None
+            x = structure.positions - structure.positions.mean(0)
+            if self.config.pose == "canonical":
+                x = principal_axes(structure.numbers, x)
+            points.append(x if rng is None else x @ random_rotation(rng).T)
+        trees = self.encode_arrays([s.numbers for s in structures], points)
+        values = [np.array([[float(s.info.get(name, np.nan)) for name in PROPERTIES]]) for s in structures]  # type: ignore[arg-type]
+        return [Tokens(t.tree, t.element, t.bins, t.order, x[t.order], v) for t, x, v in zip(trees, points, values, strict=True)]
+
+    def encode_arrays(self, numbers: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> list[Tokens]:
         """Tokens of many centred molecules at once, without positions and properties; thousands a call are quickest.
 
         Raises:
