@@ -15,7 +15,7 @@ from sciar.errors import InputError
 from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.octree.constraints import Room, allowed_bytes, scaffold_atoms
 from sciar.families.octree.model import hidden_masks, random_rotations
-from sciar.families.octree.sample import choose
+from sciar.families.octree.rows import Rows, choose
 from sciar.prompt import Prompt
 from sciar.structure import Structure
 from sciar.testing import check_family, check_raises, check_sampler
@@ -129,22 +129,20 @@ def test_published_parameters_and_first_loss(molecules: list) -> None:
 @pytest.mark.parametrize("place", ["bins", "diffusion"])
 def test_cached_equals_teacher_forced(tokenizer: Tokenizer, layout: str, place: str) -> None:
     """The states from which a molecule was drawn, step by step with a cache, are those of one pass over the finished molecule."""
-    from sciar.families.octree import sample as sampling
-
     model = made(tokenizer, layout=layout, place=place).eval()
     kept: list[torch.Tensor] = []
-    original = sampling._Rows._state
+    original = Rows._states
 
-    def noted(self: sampling._Rows, *arguments: torch.Tensor) -> torch.Tensor:
-        h = original(self, *arguments)
-        kept.append(h[0])
+    def noted(self: Rows, count: torch.Tensor) -> torch.Tensor:
+        h = original(self, count)
+        kept.extend(h[0, : int(count[0])])
         return h
 
-    sampling._Rows._state = noted  # type: ignore[method-assign]
+    Rows._states = noted  # type: ignore[method-assign]
     try:
         draw = next(iter(model.sample([Prompt(n_atoms=(6, 9))], [(3, 0)], steps=2, **PLAIN)))
     finally:
-        sampling._Rows._state = original  # type: ignore[method-assign]
+        Rows._states = original  # type: ignore[method-assign]
     structure = tokenizer.decode(draw.tokens)
     from sciar.families.octree.events import events_of
 
@@ -156,6 +154,20 @@ def test_cached_equals_teacher_forced(tokenizer: Tokenizer, layout: str, place: 
         h = model.states(events, condition)[0]
     assert draw.calls == len(kept) == len(draw.tokens.tree) + len(draw.tokens.element)
     assert (torch.stack(kept) - h[: len(kept)]).abs().max() < 1e-4
+
+
+def test_events_of_a_level_can_be_drawn_together(tokenizer: Tokenizer) -> None:
+    """Fewer passes, the same constraints; with one event a pass nothing changes."""
+    model = made(tokenizer, layout="queries").eval()
+    prompts = [Prompt(n_atoms=(12, 12))] * 5
+    passes = {}
+    for together in (1, 4, 32):
+        draws = list(model.sample(prompts, [(0, i) for i in range(5)], 3, together=together, composition="C4H6O2", **PLAIN))
+        assert {model.tokenizer.decode(d.tokens).formula for d in draws} == {"C4H6O2"}
+        passes[together] = sum(d.calls for d in draws) / 5
+    assert passes[32] == 6 and passes[4] < 0.5 * passes[1]
+    check_sampler(model, tokenizer, prompts, together=4, **PLAIN)
+    check_raises(lambda: list(made(tokenizer).sample([Prompt()], [(0, 0)], together=2)), InputError, "queries", "fused")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

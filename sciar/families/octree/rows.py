@@ -1,0 +1,399 @@
+"""Rows of a batch that draw octrees: a queue of open nodes each, a static cache, rows refilled as they finish.
+
+The queue of a row is its event sequence itself: drawing node i appends its children, and breadth first order is the
+order of the queue. All of it is tensors; the host looks at them every `poll` steps only. The noise of a draw comes
+from its key alone, so the batch it happens to sit in does not matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sciar.errors import InputError
+from sciar.families.octree.constraints import Room, Wish, allowed_bytes
+from sciar.families.octree.events import END
+from sciar.families.octree.heads import log_likelihood
+from sciar.families.octree.model import FIRST_ELEMENT
+from sciar.families.octree.tokens import PROPERTIES, Tokens
+from sciar.family import Draw
+from sciar.nn.cache import StaticCache
+
+if TYPE_CHECKING:
+    from sciar.families.octree.model import Model
+
+RANKS = ("likelihood", "atoms", "element")
+WIDTH = 32  # the cache is read in multiples of it: few shapes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """How to draw.
+
+    Args:
+        tree_temperature, element_temperature, place_temperature: of bytes, elements, bins. Published for QM9: 0.9, 0.3, 0.3.
+        elements: the only ones allowed, None = all. composition: formula the molecule must have, such as "C6H6O".
+        min_distance: between any two atoms, Å; 0 = free. valence: no atom gets more neighbours than its largest valence.
+        guidance: of the conditions (properties, number of atoms, composition); 1 = none.
+        rank: what `score` is: "likelihood" (nats of all events), "atoms" (mean over elements and bins),
+            "element" (mean over elements, as published); always of the network without masks and temperatures.
+        score: not used: the score costs nothing.
+        steps: solver steps of the diffusion head, where the model has one.
+        together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
+            1 = one by one, a large number = whole levels at once. Constraints are kept all the same.
+        tries: fresh starts when `min_distance` or `valence` leave no place for an atom.
+        poll: steps between two looks at what is finished; 0 = every step on a CPU, 8 on a GPU.
+        precision: "bf16" or "32".
+    """
+
+    tree_temperature: float = 0.9
+    element_temperature: float = 0.3
+    place_temperature: float = 0.3
+    elements: Sequence[str] | None = None
+    composition: str | None = None
+    min_distance: float = 0.0
+    valence: bool = False
+    guidance: float = 1.0
+    rank: str = "element"
+    score: bool = True
+    steps: int = 12
+    together: int = 1
+    tries: int = 20
+    poll: int = 0
+    precision: str = "bf16"
+
+    def __post_init__(self) -> None:
+        for name in ("tree_temperature", "element_temperature", "place_temperature"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"sample: expected {name} above 0, got {getattr(self, name)}; use 1 for the model's own law")
+        if self.rank not in RANKS:
+            raise InputError(f"sample: expected rank {', '.join(RANKS)}, got {self.rank!r}")
+        if not 0 <= self.min_distance <= 2:
+            raise InputError(f"sample: expected min_distance from 0 to 2 Å, got {self.min_distance}")
+        if self.together < 1 or self.tries < 1:
+            raise InputError(f"sample: expected together and tries of at least 1, got {self.together} and {self.tries}")
+        if self.precision not in ("bf16", "32"):
+            raise InputError(f"sample: expected precision bf16 or 32, got {self.precision!r}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    index: int
+    key: tuple[int, int]
+    wish: Wish
+
+
+def choose(
+    logits: Float[Tensor, "b k"], allowed: Bool[Tensor, "b k"] | None, uniform: Float[Tensor, "b"], temperature: float
+) -> Int[Tensor, "b"]:
+    """The class at which the cumulated probability passes `uniform`; class 0 where nothing is allowed."""
+    scaled = logits.double() / temperature
+    if allowed is not None:
+        scaled = scaled.masked_fill(~allowed, -torch.inf)
+    cumulated = scaled.softmax(-1).nan_to_num().cumsum(-1)
+    drawn = (cumulated <= uniform[:, None].double() * cumulated[:, -1:]).sum(-1)
+    return torch.where(drawn < logits.shape[-1], drawn, 0)
+
+
+class Rows:
+    """A batch whose rows are at different events of different molecules."""
+
+    def __init__(self, model: Model, jobs: list[Job], rows: int, options: Options) -> None:
+        self.model, self.options, self.grid = model, options, model.grid
+        self.device = next(model.parameters()).device
+        self.jobs, self.rows = jobs, min(rows, len(jobs))
+        self.poll = options.poll or (1 if self.device.type == "cpu" else 8)
+        c, t, b = model.config, model.tokenizer.config, self.rows
+        self.longest = sum(min(8**depth, t.max_atoms) for depth in range(t.levels + 1))
+        self.stride = 2 if c.layout == "interleaved" else 1
+        self.guided = options.guidance != 1 and any(self._asked(job.wish) for job in jobs)
+        dtype = torch.bfloat16 if options.precision == "bf16" and self.device.type != "cpu" else torch.float32  # see nn/transformer.py
+        self.together = options.together
+        slots = -(-(self.stride * self.longest + self.together + 1) // WIDTH) * WIDTH + 1
+        copies = 2 * b if self.guided else b
+        self.caches = [StaticCache(copies, c.heads, slots, c.width // c.heads, self.device, dtype) for _ in model.blocks]
+        fixed = max((len(job.wish.code) for job in jobs), default=0) or 1
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
+            return torch.zeros(b, *shape, dtype=dtype, device=self.device)
+
+        last = self.longest + 1  # one place more, for what is not written
+        self.code, self.level = zeros(last), zeros(last)
+        self.byte, self.element, self.bins = zeros(last), zeros(last), zeros(last, 3)
+        self.position = zeros(last, 3, dtype=torch.float32)
+        self.at, self.end, self.level_end, self.made, self.floor, self.last, self.calls = (zeros() for _ in range(7))
+        self.atoms, self.due = zeros(2), zeros(model.n_elements)
+        self.fixed, self.fixed_element, self.fixed_bins = zeros(fixed), zeros(fixed), zeros(fixed, 3)
+        self.noise = zeros(last, 4, dtype=torch.float64)
+        self.score = zeros(3, dtype=torch.float64)
+        self.dead = zeros(dtype=torch.bool)
+        self.condition = torch.zeros(copies, 1, c.width, device=self.device)
+        self.row = torch.arange(b, device=self.device)
+        self.job: list[Job | None] = [None] * b
+        self.tries, self.age = [0] * b, [0] * b
+        self.room = None
+        if options.min_distance or options.valence:
+            self.room = Room(t.elements, options.min_distance, options.valence)
+
+    def run(self) -> Iterator[Draw]:
+        waiting = iter(self.jobs)
+        self._fill(waiting, list(range(self.rows)))
+        while any(job is not None for job in self.job):
+            finished: list[Draw] = []
+            # one autocast region for many steps: it keeps the cast weights until it ends
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+                while not finished:
+                    for _ in range(self.poll):
+                        self._step()
+                    finished = self._collect(waiting)
+            yield from finished
+
+    # ---- rows begin and end
+
+    def _fill(self, waiting: Iterator[Job], rows: list[int]) -> None:
+        new = [(r, job) for r, job in zip(rows, waiting, strict=False)]
+        for r, job in new:
+            self.job[r], self.tries[r], self.calls[r] = job, 0, 0
+            self._begin(r, job)
+        self._tell([r for r, _ in new])
+
+    def _begin(self, r: int, job: Job) -> None:
+        wish, device = job.wish, self.device
+        held = len(wish.code)
+        for store in (self.code, self.level, self.byte, self.element, self.at, self.made, self.last, self.score, self.dead):
+            store[r] = 0
+        self.level[r, 0], self.end[r], self.level_end[r] = self.grid.levels, 1, 0
+        self.floor[r] = max(1, held)
+        self.atoms[r] = torch.tensor(wish.atoms, device=device)
+        self.due[r] = torch.from_numpy(wish.due).to(device)
+        self.fixed[r] = -1
+        if held:
+            self.fixed[r, :held] = torch.from_numpy(wish.code).to(device)
+            self.fixed_element[r, :held] = torch.from_numpy(wish.element).to(device)
+            self.fixed_bins[r, :held] = torch.from_numpy(wish.bins).to(device)
+        rng = np.random.default_rng([*job.key, 0, self.tries[r]])
+        self.noise[r, : self.longest] = torch.from_numpy(rng.random((self.longest, 4))).to(device)
+        self.age[r] = 0
+
+    def _tell(self, rows: list[int]) -> None:
+        """What the network is told of the wishes of new rows."""
+        if not self.model.config.condition or not rows:
+            return
+        nan = float("nan")
+        wishes = [job.wish for r in rows if (job := self.job[r])]
+        exact = [float(w.atoms[0]) if w.atoms[0] == w.atoms[1] else nan for w in wishes]
+        counts = [w.composition.tolist() if w.composition is not None else [nan] * self.model.n_elements for w in wishes]
+        values = [[w.properties.get(name, nan) for name in PROPERTIES] for w in wishes]
+        told = [torch.tensor(v, dtype=torch.float32, device=self.device) for v in (exact, counts, values)]
+        with torch.inference_mode():
+            scaled = self.model.scaled(*told)
+            where = torch.tensor(rows, device=self.device)
+            self.condition[where] = self.model.conditions(scaled).float()
+            if self.guided:
+                self.condition[self.rows + where] = self.model.conditions(torch.full_like(scaled, nan)).float()
+
+    def _asked(self, wish: Wish) -> bool:
+        return self.model.config.condition and bool(wish.properties or wish.composition is not None or wish.atoms[0] == wish.atoms[1])
+
+    def _collect(self, waiting: Iterator[Job]) -> list[Draw]:
+        state = torch.stack([self.at, self.end, self.dead.long(), self.calls]).tolist()
+        free: list[int] = []
+        finished = []
+        for r, job in enumerate(self.job):
+            if job is None:
+                continue
+            if state[2][r] and self.tries[r] + 1 < self.options.tries:
+                self.tries[r] += 1
+                self._begin(r, job)
+            elif state[2][r]:
+                failure = f"no place left for an atom after {self.options.tries} starts"
+                finished.append(Draw(job.index, self._tokens(r, job.wish, 0, failure), float("nan"), state[3][r]))
+                free.append(r)
+            elif state[0][r] >= state[1][r]:
+                finished.append(Draw(job.index, self._tokens(r, job.wish, state[1][r]), self._rank(r), state[3][r]))
+                free.append(r)
+        for r in free:
+            self.job[r] = None
+        self._fill(waiting, free)
+        return finished
+
+    def _tokens(self, r: int, wish: Wish, events: int, failure: str = "") -> Tokens:
+        inner = int((self.level[r, :events] > 0).sum())
+        tree, element, bins = (s[r].cpu().numpy().copy() for s in (self.byte, self.element, self.bins))
+        atoms = events - inner
+        return Tokens(
+            tree=tree[:inner],
+            element=element[inner:events],
+            bins=bins[inner:events],
+            order=np.arange(atoms),
+            positions=np.zeros((atoms, 3)),
+            properties=np.full((1, len(PROPERTIES)), np.nan),
+            pose=wish.pose,
+            failure=failure,
+        )
+
+    def _rank(self, r: int) -> float:
+        tree, element, place = self.score[r].tolist()
+        atoms = max(1, int((self.level[r, : int(self.end[r])] == 0).sum()))
+        if self.options.rank == "likelihood":
+            return tree + element + place
+        return (element + place) / atoms if self.options.rank == "atoms" else element / atoms
+
+    # ---- some events of every row
+
+    def _step(self) -> None:
+        """One pass of the network, then the next `together` events of a level, one after the other."""
+        opens = self.at == self.level_end
+        self.level_end = torch.where(opens, self.end, self.level_end)
+        self.made = torch.where(opens, 0, self.made)
+        count = (self.level_end - self.at).clamp(max=self.together)
+        h = self._states(count)
+        for k in range(self.together):
+            self._event(h[:, k], k < count)
+        self.last = count
+        self.calls += count > 0
+        self.age = [a + self.together for a in self.age]
+
+    def _event(self, h: Float[Tensor, "b d"], active: Bool[Tensor, "b"]) -> None:
+        row = self.row
+        at = torch.where(active, self.at, self.longest)  # rows that wait write where nothing is read
+        level, code = self.level[row, at], self.code[row, at]
+        centre = self.grid.centre(code, level).float()
+        inner = level > 0
+        inside = (self.fixed >> (3 * level)[:, None] == code[:, None]) & (self.fixed >= 0)
+        held = inside.sum(1)
+        child = (self.fixed >> (3 * (level.clamp(min=1) - 1))[:, None]) & 7
+        bit = torch.arange(8, device=self.device)
+        required = (((child[..., None] == bit) & inside[..., None]).any(1) << bit).sum(1)
+        logits = self.model.tree_head(h)
+        allowed = allowed_bytes(level, self.level_end - self.at, self.made, self.floor, self.atoms, held, required)
+        byte = torch.where(inner, 1 + choose(logits, allowed, self.noise[row, at, 0], self.options.tree_temperature), 0)
+        self.score[:, 0] += torch.where(inner & active, log_likelihood(logits, (byte - 1).clamp(min=0)), 0.0)
+        self._atom(h, at, active & ~inner, centre, inside)
+        self.byte[row, at] = byte
+        self.position[row, at] = torch.where(inner[:, None], centre, centre - self.grid.cell / 2 + self.bins[row, at] * self.grid.step)
+        # children of the node join the queue
+        bits = ((byte[:, None] >> bit) & 1) * (inner & active)[:, None]
+        place = torch.where(bits > 0, self.end[:, None] + bits.cumsum(1) - 1, self.longest)
+        self.code.scatter_(1, place, (code[:, None] << 3) | bit)
+        self.level.scatter_(1, place, (level - 1).clamp(min=0)[:, None].expand(-1, 8))
+        new = bits.sum(1)
+        self.end, self.made = self.end + new, self.made + new
+        fewest = new - ((required[:, None] >> bit) & 1).sum(1) + held - held.clamp(min=1)
+        self.floor = self.floor + torch.where(inner & active, fewest, 0)
+        self.at = self.at + active
+
+    def _states(self, count: Int[Tensor, "b"]) -> Float[Tensor, "b c d"]:
+        """The states from which the next events are drawn; the events drawn last enter the cache."""
+        model, row = self.model, self.row[:, None]
+        ahead = torch.arange(self.together, device=self.device)
+        drawn = self.at[:, None] - 1 - ahead.flip(0)
+        known = ahead.flip(0) < self.last[:, None]
+        before = drawn.clamp(min=0)
+        last_level = torch.where(known, self.level[row, before], END)
+        atom = last_level == 0
+        kind = torch.where(atom, FIRST_ELEMENT + self.element[row, before], self.byte[row, before])
+        content = model.content(kind, last_level, torch.where(atom[..., None], self.bins[row, before], model.null)) * known[..., None]
+        come = torch.where(known[..., None], self.position[row, before], self.grid.side / 2)
+        coming = (self.at[:, None] + ahead).clamp(max=self.longest)
+        level = self.level[row, coming]
+        centre = self.grid.centre(self.code[row, coming], level).float()
+        place = model.place(level, (self.level_end[:, None] - coming).clamp(min=0))
+        spare = self.caches[0].keys.shape[2] - 1  # a slot that nobody sees
+        if model.config.layout == "fused":
+            h, queries, keys = content + place, centre, come
+            slots = visible = coming.clamp(max=self.longest - 1)
+            lowest = 0
+        else:
+            # the real copy of event i lies in slot stride · (i + 1), the masked one in the slot after that of event i - 1
+            h, queries = torch.cat([content, place], 1), torch.cat([come, centre], 1)
+            keys = queries
+            real = torch.where(known, (drawn + 1) * self.stride, spare)
+            mask = torch.where(ahead < count[:, None], coming * self.stride + 1, spare)
+            slots = torch.cat([real, mask], 1)
+            visible = torch.cat([real, (self.at * self.stride)[:, None].expand_as(mask)], 1)
+            lowest = 1
+        width = min(-(-(max(self.age) * self.stride + self.together + 2) // WIDTH) * WIDTH, spare)
+        if self.guided:
+            h, slots, visible = (torch.cat([part, part]) for part in (h, slots, visible))
+            queries, keys = queries.repeat(2, 1, 1), keys.repeat(2, 1, 1)
+        if model.config.condition:
+            h = h + self.condition
+        index = torch.arange(width, device=self.device)
+        seen = ((index <= visible[..., None]) & (index >= lowest)) | (index == slots[..., None])
+        bias = torch.zeros(seen.shape, device=self.device).masked_fill(~seen, -1e4)[:, None]
+        h = model.trunk(h, queries, keys, bias, [cache.at(slots, width) for cache in self.caches])[:, -self.together :]
+        if not self.guided:
+            return h
+        told, free = h.chunk(2)
+        return free + self.options.guidance * (told - free)
+
+    def _atom(self, h: Tensor, at: Tensor, drawn: Tensor, centre: Tensor, inside: Tensor) -> None:
+        """Element and place of the rows that are at a leaf."""
+        model, options, row = self.model, self.options, self.row
+        head, noise = model.leaf_head, self.noise[row, at]
+        room = self._free(at, drawn & ~inside.any(1), centre) if self.room else None
+        logits = head.element(h)[:, : model.n_elements]
+        allowed = self.due > 0
+        if room is not None:
+            allowed = allowed & room.flatten(2).any(2)
+        given = inside.any(1)
+        which = inside.long().argmax(1)
+        element = torch.where(given, self.fixed_element[row, which], choose(logits, allowed, noise[:, 0], options.element_temperature))
+        self.dead |= drawn & ~given & ~allowed.any(1)
+        likely = log_likelihood(logits, element)
+        if model.config.place == "bins":
+            room_of = None if room is None else room[row, element]
+            bins, places = self._bins(h, element, noise, room_of, given, self.fixed_bins[row, which])
+        else:
+            start = torch.special.ndtri(noise[:, 1:].clamp(1e-12, 1 - 1e-12)).float()
+            offset = head.offset.sample(head.given(h, element), start, options.steps, temperature=options.place_temperature)
+            bins = ((offset / self.grid.step).round().long() + self.grid.bins // 2).clamp(0, self.grid.bins - 1)
+            bins = torch.where(given[:, None], self.fixed_bins[row, which], bins)
+            places = torch.zeros_like(likely)
+        self.score[:, 1] += torch.where(drawn, likely, 0.0)
+        self.score[:, 2] += torch.where(drawn, places, 0.0)
+        self.element[row, at] = torch.where(drawn, element, 0)
+        self.bins[row, at] = torch.where(drawn[:, None], bins, 0)
+        self.due[row, element] -= (drawn & ~given).long()
+
+    def _bins(
+        self, h: Tensor, element: Tensor, noise: Tensor, room: Tensor | None, given: Tensor, fixed: Tensor
+    ) -> tuple[Int[Tensor, "b 3"], Float[Tensor, "b"]]:
+        """x, then y, then z; a bin is allowed if a free place remains behind it."""
+        head = self.model.leaf_head
+        drawn: list[Tensor] = []
+        likely = torch.zeros(len(h), device=h.device)
+        for axis in range(3):
+            logits = head.axes[axis](head.given(h, element, tuple(drawn)))
+            allowed = None if room is None else room.flatten(2).any(2) if axis < 2 else room
+            bin_ = choose(logits, allowed, noise[:, 1 + axis], self.options.place_temperature)
+            bin_ = torch.where(given, fixed[:, axis], bin_)
+            likely = likely + log_likelihood(logits, bin_)
+            drawn.append(bin_)
+            if room is not None:
+                room = room[self.row, bin_]
+        return torch.stack(drawn, -1), likely
+
+    def _free(self, at: Tensor, drawn: Tensor, centre: Tensor) -> Bool[Tensor, "b k x y z"]:
+        """Free places in the cells of the rows that draw an atom; everything in those of the others."""
+        assert self.room is not None
+        n = self.grid.bins
+        out = torch.ones(self.rows, self.model.n_elements, n, n, n, dtype=torch.bool, device=self.device)
+        for r in drawn.nonzero()[:, 0].tolist():
+            # atoms placed so far, and the fixed ones that come later
+            earlier = (self.level[r, : int(at[r])] == 0).nonzero()[:, 0]
+            held = self.fixed[r][self.fixed[r] >= 0]
+            later = held > self.code[r, at[r]]
+            corner = self.grid.centre(held[later], torch.zeros_like(held[later])).float() - self.grid.cell / 2
+            ahead = corner + self.fixed_bins[r][self.fixed[r] >= 0][later] * self.grid.step
+            placed = torch.cat([self.position[r, earlier], ahead])
+            kinds = torch.cat([self.element[r, earlier], self.fixed_element[r][self.fixed[r] >= 0][later]])
+            out[r] = self.room.free(centre[r] - self.grid.cell / 2, n, self.grid.step, placed, kinds)
+        return out
