@@ -14,7 +14,7 @@ INFO = Info(
     description="200 small neighbourhoods of the Citeseer graph, 4–18 nodes",
     licence=graphs.LICENCE,
     citation="You et al., GraphRNN, ICML 2018; file of Jo et al. (GDSS), ICML 2022",
-    sources=(),
+    sources=("https://github.com/harryjo97/GDSS",),
     files=((File(graphs.NAME, graphs.CHECKSUM),), ()),
     n_rows=200,
 )

@@ -14,7 +14,7 @@ INFO = Info(
     description="200 planar graphs of 64 nodes (Delaunay triangulations of random points)",
     licence=graphs.LICENCE,
     citation="Martinkus et al., SPECTRE, ICML 2022",
-    sources=(),
+    sources=("https://github.com/KarolisMart/SPECTRE",),
     files=((File(graphs.NAME, graphs.CHECKSUM),), ()),
     n_rows=200,
 )

@@ -14,7 +14,7 @@ INFO = Info(
     description="200 stochastic block model graphs: 2–5 communities of 20–40 nodes",
     licence=graphs.LICENCE,
     citation="Martinkus et al., SPECTRE, ICML 2022",
-    sources=(),
+    sources=("https://github.com/KarolisMart/SPECTRE",),
     files=((File(graphs.NAME, graphs.CHECKSUM),), ()),
     n_rows=200,
 )

@@ -14,7 +14,7 @@ INFO = Info(
     description="200 random trees of 64 nodes",
     licence=graphs.LICENCE,
     citation="Bergmeister et al., Efficient and scalable graph generation, ICLR 2024",
-    sources=(),
+    sources=("https://github.com/AndreasBergmeister/graph-generation",),
     files=((File(graphs.NAME, graphs.CHECKSUM),), ()),
     n_rows=200,
 )

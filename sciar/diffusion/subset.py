@@ -54,7 +54,7 @@ def draw(log_odds: Float[np.ndarray, "n"], m: int, stream: np.random.Generator) 
     odds = _odds(log_odds)
     m = min(m, int((odds > 0).sum()))
     after = _table(odds[::-1], m)[::-1]
-    chosen = []
+    chosen: list[int] = []
     for j in range(len(odds)):
         if len(chosen) == m:
             break

@@ -67,9 +67,9 @@ def pieces(tokenizer: Tokenizer, scaffold: str) -> tuple[list[Piece], Int[np.nda
     n = len(atoms)
     orders = np.zeros((n, n), dtype=np.int64)
     for bond in mol.GetBonds():
-        ends = [place.get(i) for i in (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())]
-        if None not in ends:
-            orders[ends[0], ends[1]] = orders[ends[1], ends[0]] = int(bond.GetBondTypeAsDouble())
+        if bond.GetBeginAtomIdx() in place and bond.GetEndAtomIdx() in place:
+            i, j = place[bond.GetBeginAtomIdx()], place[bond.GetEndAtomIdx()]
+            orders[i, j] = orders[j, i] = int(bond.GetBondTypeAsDouble())
     config = tokenizer.config
     block, degree = (a[0] for a in peel(orders[None] > 0, np.ones((1, n), dtype=bool), config.hops, config.key))
     if np.bincount(block).max() > config.max_block or degree.max() > config.max_degree:

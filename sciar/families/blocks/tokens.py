@@ -8,9 +8,13 @@ graph. Positions and stereo marks are not part of the graph: they are not encode
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -286,17 +290,21 @@ def computed(structure: Structure) -> dict[str, float]:
     Raises:
         InputError: RDKit cannot take the molecule.
     """
-    import sys
-    from pathlib import Path
-
-    from rdkit.Chem import QED, Crippen, RDConfig, RemoveHs
+    from rdkit.Chem import QED, Crippen, RemoveHs
 
     from sciar.convert import to_rdkit
 
-    folder = str(Path(RDConfig.RDContribDir) / "SA_Score")
-    if folder not in sys.path:
-        sys.path.append(folder)
-    import sascorer
-
     mol = RemoveHs(to_rdkit(structure.replace(positions=None)))
-    return {"qed": QED.qed(mol), "logP": Crippen.MolLogP(mol), "sa": sascorer.calculateScore(mol)}
+    return {"qed": QED.qed(mol), "logP": Crippen.MolLogP(mol), "sa": _sascorer().calculateScore(mol)}
+
+
+@cache
+def _sascorer() -> Any:
+    """Ertl & Schuffenhauer's synthetic accessibility score (J. Cheminf. 1 (2009) 8), a script that comes with RDKit."""
+    from rdkit.Chem import RDConfig
+
+    spec = importlib.util.spec_from_file_location("sascorer", Path(RDConfig.RDContribDir) / "SA_Score" / "sascorer.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
