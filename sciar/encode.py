@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,15 @@ def _place(drafts: Path, start: int) -> Path:
 
 
 def _mapped(jobs: list[tuple[Any, ...]], pooled: bool) -> Iterator[None]:
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError("encode: expected to be called by a script, got its re-import by a worker; put it under if __name__ == '__main__'")
     if not pooled:
         yield from map(_chunk, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool() as pool:  # a fork would copy torch's threads
-        yield from pool.imap(_chunk, jobs)
+    # a fork needs no `if __name__ == "__main__"` in the caller's script; an executor reports a worker that dies, a Pool starts the next
+    way = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context(way)) as pool:
+        yield from pool.map(_chunk, jobs)
 
 
 def _chunk(job: tuple[type, Any, Sequence[Structure], Path]) -> None:
