@@ -52,7 +52,7 @@ def _place(drafts: Path, start: int) -> Path:
 
 def _mapped(jobs: list[tuple[Any, ...]], pooled: bool) -> Iterator[None]:
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError("encode: expected to be called by a script, got its re-import by a worker; put it under if __name__ == '__main__'")
+        raise RuntimeError("encode: expected to be called by a script, got a re-import by a worker; use if __name__ == '__main__'")
     if not pooled:
         yield from map(_chunk, jobs)
         return
