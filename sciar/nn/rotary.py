@@ -7,12 +7,11 @@ Channel pairs of a query at x and a key at y are turned by k·x and k·y, so the
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from sciar.nn.transformer import Turn
 
 
 def published_waves(pairs: int, step: float = 0.01) -> Float[Tensor, "1 p 3"]:
@@ -73,13 +72,29 @@ def angles(waves: Float[Tensor, "h p k"], positions: Float[Tensor, "b t k"]) -> 
     return phase.cos(), phase.sin()
 
 
-def turned(x: Float[Tensor, "b h t c"], by: tuple[Tensor, Tensor]) -> Float[Tensor, "b h t c"]:
-    """Channel pairs (j, j + c/2) turned by their angles."""
+def turned(x: Float[Tensor, "b h t c"], by: tuple[Tensor, Tensor], back: bool = False) -> Float[Tensor, "b h t c"]:
+    """Channel pairs (j, j + c/2) turned by their angles, or back."""
     cos, sin = (part.to(x.dtype) for part in by)
     real, imaginary = x.chunk(2, -1)
+    if back:
+        sin = -sin
     return torch.cat([real * cos - imaginary * sin, real * sin + imaginary * cos], -1)
 
 
-def turning(query: tuple[Tensor, Tensor], key: tuple[Tensor, Tensor]) -> Turn:
-    """The hook of `Attention`: queries turned by `query`, keys by `key` (see `angles`)."""
-    return lambda q, k: (turned(q, query), turned(k, key))
+@dataclass(frozen=True, slots=True)
+class Turning:
+    """The hook of `Attention`: queries turned by the angles `query`, keys by `key`.
+
+    With `values` the values are turned like keys and the mixture is turned back like a query, so that what a token
+    reads is also a function of displacements, not of the attention weights alone (Miyato et al. 2024, GTA, eq. 6).
+    """
+
+    query: tuple[Tensor, Tensor]
+    key: tuple[Tensor, Tensor]
+    values: bool = False
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return turned(query, self.query), turned(key, self.key), turned(value, self.key) if self.values else value
+
+    def back(self, mixed: Tensor) -> Tensor:
+        return turned(mixed, self.query, back=True) if self.values else mixed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (key, value) of new tokens -> keys and values (b, h, n, d/h) of all
-Turn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (query, key) -> the same, turned by their positions (see rotary.py)
+
+
+class Turn(Protocol):
+    """What positions do to attention (see rotary.py): queries, keys and values are turned before it, its result after it."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def back(self, mixed: Tensor) -> Tensor: ...
 
 
 class Attention(nn.Module):
@@ -39,11 +47,13 @@ class Attention(nn.Module):
         b, q, d = x.shape
         query, key, value = self.qkv(x).view(b, q, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         if turn is not None:
-            query, key = turn(query, key)
+            query, key, value = turn(query, key, value)
         if cache is not None:
             key, value = cache(key, value)
         if pair is None:
             mixed = _attend(query, key, value, bias, causal)
+            if turn is not None:
+                mixed = turn.back(mixed)
             return self.out(mixed.transpose(1, 2).reshape(b, q, d))
         logits = query @ key.transpose(-1, -2) * (d // self.heads) ** -0.5
         if bias is not None:

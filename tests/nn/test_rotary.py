@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciar.nn.cache import StaticCache
-from sciar.nn.rotary import angles, axis_waves, line_waves, periodic_waves, published_waves, sphere_waves, turned, turning
+from sciar.nn.rotary import Turning, angles, axis_waves, line_waves, periodic_waves, published_waves, sphere_waves, turned
 from sciar.nn.transformer import Block
 
 WAVES = {
@@ -28,12 +28,29 @@ def test_products_depend_on_the_displacement_alone(name: str, seed: int) -> None
     q, k = q.double(), k.double()
 
     def product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        a, b = turning(angles(WAVES[name], x), angles(WAVES[name], y))(q, k)
+        a, b, _ = Turning(angles(WAVES[name], x), angles(WAVES[name], y))(q, k, k)
         return a @ b.transpose(-1, -2)
 
     scale = float(WAVES[name].norm(dim=-1).max())  # fp32 phases: error grows with the wave vector
     assert (product(x, y) - product(x + shift, y + shift)).abs().max() < 2e-5 * max(1.0, scale)
     assert torch.allclose(turned(q, angles(WAVES[name], x)).norm(dim=-1), q.norm(dim=-1), atol=1e-5)
+
+
+def test_turned_values_are_read_as_displacements() -> None:
+    """What a block answers does not change when everything is moved; without turned values neither, but then it cannot see where."""
+    torch.manual_seed(1)
+    block, waves = Block(32, 4), sphere_waves(4, 4, 1.0, 10.0)
+    x, at = torch.randn(1, 6, 32), torch.randn(1, 6, 3)
+
+    def answer(at: torch.Tensor, values: bool) -> torch.Tensor:
+        by = angles(waves, at)
+        with torch.no_grad():
+            return block(x, None, causal=True, turn=Turning(by, by, values))
+
+    assert (answer(at, True) - answer(at + 3.0, True)).abs().max() < 1e-4
+    one = x[:, :1].expand(1, 6, 32).contiguous()  # equal tokens: weights are uniform up to phases, values tell where the others are
+    x = one
+    assert (answer(at, True) - answer(2 * at, True)).abs().max() > 1e-3
 
 
 def test_published_spectrum() -> None:
@@ -72,14 +89,14 @@ def test_cached_steps_equal_one_pass_also_for_rows_at_different_places() -> None
     x, at = torch.randn(2, 9, 32), torch.randn(2, 9, 3)
     by = angles(waves, at)
     with torch.no_grad():
-        whole = block(x, None, causal=True, turn=turning(by, by))
+        whole = block(x, None, causal=True, turn=Turning(by, by, values=True))
         cache = StaticCache(2, 4, 16, 8, x.device, torch.float32)
         start = torch.tensor([0, -3])  # the second row begins three steps later
         for step in range(12):
             place = (start + step).clamp(0, 8)
             now = angles(waves, at[torch.arange(2), place][:, None])
             bias = torch.where(torch.arange(16) <= place[:, None, None, None], 0.0, -1e4)
-            out = block(x[torch.arange(2), place][:, None], bias, cache=cache.at(place[:, None], 16), turn=turning(now, now))
+            out = block(x[torch.arange(2), place][:, None], bias, cache=cache.at(place[:, None], 16), turn=Turning(now, now, values=True))
             for r in range(2):
                 if 0 <= start[r] + step <= 8:
                     assert torch.allclose(out[r, 0], whole[r, place[r]], atol=1e-5)

@@ -33,7 +33,7 @@ from sciar.families.octree.tokens import PROPERTIES, Tokenizer
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier
-from sciar.nn.rotary import angles, axis_waves, published_waves, sphere_waves, turning
+from sciar.nn.rotary import Turning, angles, axis_waves, published_waves, sphere_waves
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
@@ -50,6 +50,7 @@ class ModelConfig:
         width, heads, layers: of the trunk.
         layout: "interleaved", "queries" or "fused", see the module.
         waves: "published", "axes" or "sphere", see sciar/nn/rotary.py. shortest, longest: wavelengths of the latter two, Å.
+        values: values are turned too, so that displacements are read and not only looked up.
         place: "bins" or "diffusion": how the place of an atom in its cell is drawn.
         counts: an event knows how many nodes of its level are open. condition: on number of atoms, composition, properties.
         own_null: bins of what is no atom have an id of their own; else they share the middle bin, as published.
@@ -67,6 +68,7 @@ class ModelConfig:
     waves: str = "sphere"
     shortest: float = 0.6
     longest: float = 40.0
+    values: bool = True
     place: str = "bins"
     counts: bool = True
     condition: bool = True
@@ -189,7 +191,7 @@ class Model(AbstractModel):
         """The blocks; causal unless a cache says what can be seen."""
         centre = self.grid.side / 2
         by_key = angles(self.waves, keys_at - centre)
-        turn = turning(angles(self.waves, queries_at - centre) if queries_at is not keys_at else by_key, by_key)
+        turn = Turning(angles(self.waves, queries_at - centre) if queries_at is not keys_at else by_key, by_key, self.config.values)
         causal = caches is None and bias is None
         for i, block in enumerate(self.blocks):
             after = block(h, bias, cache=None if caches is None else caches[i], causal=causal, turn=turn)
