@@ -34,7 +34,7 @@ class Prompt:
 
     @property
     def task(self) -> str:
-        """"conformer", "crystal" or "molecule": what kind of answer this prompt asks for."""
+        """ "conformer", "crystal" or "molecule": what kind of answer this prompt asks for."""
         if self.graph is not None:
             return "conformer"
         if self.composition is not None or self.space_group is not None or self.pxrd is not None:

@@ -24,7 +24,7 @@ from sciar.structure import NUMBERS, SYMBOLS, Structure
 
 TASKS = ("conformer", "molecule", "graph", "crystal")
 ALLOWED: Mapping[str, frozenset[str]] = {
-    "conformer": frozenset({"smiles"}),
+    "conformer": frozenset({"smiles", "fixed"}),
     "molecule": frozenset({"scaffold", "fixed", "elements", "n_atoms", "properties"}),
     "graph": frozenset({"scaffold", "elements", "n_atoms", "properties"}),
     "crystal": frozenset({"formula", "fixed", "elements", "n_atoms", "spacegroup", "pxrd", "properties"}),
@@ -102,7 +102,7 @@ def check(task: str | None = None, *, n: int = 1, **constraints: Any) -> Request
     rows: tuple[Row, ...]
     if "smiles" in given:
         lines, arguments["smiles"] = _lines(given["smiles"], "smiles")
-        rows = tuple(_attempt(line, lambda text: Prompt(graph=parse_smiles(text))) for line in lines)
+        rows = tuple(_attempt(line, lambda text: Prompt(graph=parse_smiles(text), **shared)) for line in lines)
     elif "formula" in given:
         lines, arguments["formula"] = _lines(given["formula"], "formula")
         rows = tuple(_attempt(line, lambda text: _crystal(text, shared, options)) for line in lines)
@@ -264,7 +264,15 @@ def _fixed(value: Any) -> Structure:
     elif not isinstance(value, Structure) and hasattr(value, "GetAtoms"):
         from sciar import convert
 
-        value = convert.from_rdkit(value)
+        try:
+            value = convert.from_rdkit(value)
+        except InputError:  # a removed hydrogen leaves an aromatic atom that RDKit takes for a radical
+            value = type(value)(value)
+            for atom in value.GetAtoms():
+                atom.SetNoImplicit(False)
+                atom.SetNumRadicalElectrons(0)
+            value.UpdatePropertyCache(strict=False)
+            value = convert.from_rdkit(value)
     if not isinstance(value, Structure) or value.positions is None or not value.n_atoms:
         raise InputError(
             f"fixed: expected atoms with positions (Structure, RDKit Mol or file), got {type(value).__name__}; give it coordinates"

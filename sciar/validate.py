@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LENGTH = (0.83, 1.22)  # of the expected bond length
 ANGLE = {"open": 25.0, "ring": 32.0, "fused": 36.0, "small": 40.0, "cage": 80.0}  # degrees around the expected angle, by the centre's rings
 CONTACT = {"near": 0.66, "far": 0.70, "bridge": 0.55, "cage": 0.68}  # of the sum of van der Waals radii; see `_contacts`
+FIXED = 0.02  # Å, how far an atom may be from where it was fixed
 TWIST = {"ring": 35.0, "bond": 60.0}  # degrees, of an aromatic ring bond and of a double bond outside rings
 PYRAMID = {"flat": 0.3, "cage": 0.7}  # Å, of a trigonal carbon above the plane of its neighbours
 FLAT_CENTRE = 0.05  # Å³, signed volumes below this have no handedness
@@ -112,7 +113,7 @@ def _molecule(structure: Structure, prompt: Prompt) -> Verdict:
         mol = add_conformer(mol, structure.positions)
         if structure.tetrahedral is None and structure.double_bonds is None:
             _stereo_from_3d(mol)
-        reasons += _geometry(structure.positions, expected)
+        reasons += [lacks_fixed(structure, prompt.fixed), *_geometry(structure.positions, expected)]
     return Verdict(structure, mol, tuple(reason for reason in reasons if reason))
 
 
@@ -198,6 +199,17 @@ def lacks_scaffold(mol: Chem.Mol, scaffold: str | None) -> str | None:
     if scaffold is None or mol.HasSubstructMatch(_query(scaffold)):
         return None
     return f"scaffold: {scaffold} is not part of it"
+
+
+def lacks_fixed(structure: Structure, fixed: Structure | None) -> str | None:
+    """A fixed atom without an atom of its element at its place."""
+    if fixed is None or fixed.positions is None or structure.positions is None:
+        return None
+    from scipy.spatial.distance import cdist
+
+    near = cdist(fixed.positions, structure.positions) < FIXED
+    held = (near & (fixed.numbers[:, None] == structure.numbers)).any(axis=1)
+    return None if held.all() else f"fixed: {int((~held).sum())} of {fixed.n_atoms} fixed atoms are not where they should be"
 
 
 # --- checks of the coordinates: positions is n × 3 in Å ---

@@ -82,6 +82,7 @@ def run_protocol(
     methods: Mapping[str, Method] | None = None,
     device: str | None = None,
     over: int = 4,
+    retry: int = 3,
 ) -> Result:
     """Run the protocol.
 
@@ -94,6 +95,7 @@ def run_protocol(
         limit: at most so many molecules of each set.
         methods: more methods, by name.
         device: where the model runs.
+        retry: a further row of the model draws failures again so often; its time counts every draw. 0 = no such row.
         over: the ranked row of the model draws so many times more and answers with the valid, most diverse ones; 1 = no such row.
 
     Raises:
@@ -110,6 +112,8 @@ def run_protocol(
 
         subject = front.name_of(model)
         table[subject] = front.conformers(model, device)
+        if retry:
+            table[f"{subject}, retry {retry}"] = front.conformers(model, device, retry=retry)
         if over > 1:
             ranked_name = f"{subject}, {n} of {over * n}"
             table[ranked_name] = front.conformers(model, device, over)

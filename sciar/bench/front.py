@@ -45,13 +45,14 @@ def load(model: Any, device: str | None = None) -> Any:
     return sciar.load(model, device=device)
 
 
-def conformers(model: Any, device: str | None = None, over: int = 1) -> Any:
-    """A `Method` for the protocol `conformers`; no retries, no fallback, one CPU thread.
+def conformers(model: Any, device: str | None = None, over: int = 1, retry: int = 0) -> Any:
+    """A `Method` for the protocol `conformers`; no fallback, one CPU thread.
 
     Args:
         model: name, file or Generator.
         device: where it runs.
         over: draws made for each one answered; above 1 the valid and most diverse ones are answered.
+        retry: how often a draw that the validator refuses is drawn again, as ETKDG embeds again what fails its own checks.
     """
     generator = load(model, device)
 
@@ -59,7 +60,7 @@ def conformers(model: Any, device: str | None = None, over: int = 1) -> Any:
         answers: list[list[np.ndarray | None]] = [[None] * n for _ in smiles]
         with one_thread():
             try:
-                samples = generator.generate("conformer", smiles=list(smiles), n=over * n, seed=seed, retry=0, fallback=None)
+                samples = generator.generate("conformer", smiles=list(smiles), n=over * n, seed=seed, retry=retry, fallback=None)
             except InputError:
                 if len(smiles) > 1:
                     raise

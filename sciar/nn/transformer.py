@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 Cache = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (key, value) of new tokens -> keys and values (b, h, n, d/h) of all
 
 
+@runtime_checkable
 class Turn(Protocol):
     """What positions do to attention (see rotary.py): queries, keys and values are turned before it, its result after it."""
 

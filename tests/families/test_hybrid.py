@@ -11,12 +11,15 @@ from sciar.batch import collate
 from sciar.convert import from_smiles, to_smiles
 from sciar.errors import InputError
 from sciar.families.hybrid import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
+from sciar.families.hybrid.fixed import scaffold_of
 from sciar.families.hybrid.grammar import Writer
 from sciar.families.hybrid.model import N_CODES, gather, graph_codes, local_geometry, random_rotations
 from sciar.families.hybrid.sample import Options, draw_words, scaffold_words
 from sciar.families.hybrid.tokens import VOCABULARY, canonical_frame, text_of, words_of
 from sciar.prompt import Prompt
+from sciar.structure import Structure
 from sciar.testing import check_family, check_raises, check_sampler
+from sciar.validate import lacks_fixed, validate
 
 TINY = ModelConfig(
     width=32,
@@ -228,7 +231,7 @@ def test_unknown_choices_are_refused(tokenizer: Tokenizer, model: Model) -> None
     check_raises(lambda: ModelConfig(frame="body"), InputError, "local or haar")
     check_raises(lambda: list(model.sample([Prompt()], [(0, 0)], stepz=3)), InputError, "stepz")
     held = Prompt(fixed=datasets.samples("qm9")[30])
-    check_raises(lambda: list(model.sample([held], [(0, 0)])), InputError, "fixed atoms", "not supported yet")
+    check_raises(lambda: list(model.sample([held], [(0, 0)])), InputError, "fixed:", "lacks a hydrogen")
     bare = Model(dataclasses.replace(TINY, words_layers=0), tokenizer)
     check_raises(lambda: list(bare.sample([Prompt()], [(0, 0)])), InputError, "conformers only")
 
@@ -278,3 +281,31 @@ def test_what_the_grammar_lets_through_is_a_molecule(numbers: list[int]) -> None
         from rdkit import Chem
 
         assert Chem.MolFromSmiles(text) is not None, text
+
+
+def test_fixed_atoms_stay_where_they_are(molecules: list, model: Model) -> None:
+    molecule = next(m for m in molecules if m.n_atoms > 8)
+    core = [0, *(int(j if i == 0 else i) for i, j, _ in molecule.bonds if 0 in (i, j))]
+    turned = molecule.positions @ np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0] + 7.0
+    given = turned if np.linalg.det(np.linalg.lstsq(molecule.positions, turned - 7.0, rcond=None)[0]) > 0 else -turned
+    fixed = Structure(numbers=molecule.numbers[core], positions=given[core])
+    prompt = Prompt(graph=molecule.replace(positions=None), fixed=fixed)
+    for draw in model.sample([prompt] * 2, [(0, 0), (0, 1)], steps=3, hydrogen_steps=2):
+        structure = model.tokenizer.decode(draw.tokens)
+        assert validate(structure, prompt).structure is not None and lacks_fixed(structure, fixed) is None
+        assert np.abs(structure.positions - given).max() > 1e-3
+    with pytest.raises(InputError, match="part of the molecule"):
+        list(model.sample([Prompt(graph=from_smiles("C"), fixed=fixed)], [(0, 0)]))
+
+
+def test_a_fragment_grows_where_its_hydrogen_is_missing() -> None:
+    phenol = from_smiles("Oc1ccccc1")
+    bare = next(int(j) for i, j, _ in phenol.bonds if i == 4 and phenol.numbers[j] == 1)
+    rest = [i for i in range(phenol.n_atoms) if i != bare]
+    place = {old: new for new, old in enumerate(rest)}
+    bonds = np.array([(place[i], place[j], order) for i, j, order in phenol.bonds.tolist() if bare not in (i, j)])
+    open_atom = np.zeros(len(rest), dtype=int)
+    open_atom[4] = 1
+    assert scaffold_of(Structure(numbers=phenol.numbers[rest], bonds=bonds, hydrogens=open_atom)) == "*c1ccc(O)cc1"
+    with pytest.raises(InputError, match="lacks a hydrogen"):
+        scaffold_of(from_smiles("c1ccccc1"))

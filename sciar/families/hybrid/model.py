@@ -171,7 +171,8 @@ def graph_codes(bonds: Int[Tensor, "b m 3"], mask: Bool[Tensor, "b m"], n: int) 
 
 
 def slot_roles(batch: Batch) -> Int[Tensor, "b n n"]:
-    """What slot j is to slot i: 0 nothing · 1 its anchor · 2 its b · 3–7 its c (free, side ±, twist ±); +7 the other way round; +15 in one ring.
+    """What slot j is to slot i: 0 nothing · 1 its anchor · 2 its b · 3–7 its c (free, side ±, twist ±); +7 the other way round;
+    +15 in one ring.
 
     This is how the encoder looks ahead: which side a bridge must take is decided by stereo signs of slots that come later.
     """

@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from sciar.batch import Batch, collate
+from sciar.convert import from_smiles
 from sciar.errors import InputError
+from sciar.families.hybrid.fixed import laid_over, match, scaffold_of
 from sciar.families.hybrid.grammar import Writer
 from sciar.families.hybrid.model import gather, local_geometry
 from sciar.families.hybrid.tokens import BOND_TYPES, BOS, EOS, PAD, PROPERTIES, THEORIES, VOCABULARY, Tokens, text_of, words_of
 from sciar.family import Draw
 from sciar.nn.transformer import Cache
 from sciar.prompt import Prompt
-from sciar.structure import SYMBOLS
+from sciar.structure import SYMBOLS, Structure
 
 if TYPE_CHECKING:
     from sciar.families.hybrid.model import Model
@@ -79,12 +81,22 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Pins:
+    """Fixed atoms: their numbers in the graph, where the user has them, and where they stand in the frame of the slots (both m × 3)."""
+
+    atoms: np.ndarray
+    given: np.ndarray
+    placed: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Job:
     index: int
     key: tuple[int, int]
     tokens: Tokens
     word_score: float
     calls: int
+    pins: _Pins | None = None
 
 
 def sample(
@@ -96,26 +108,28 @@ def sample(
         raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(f.name for f in dataclasses.fields(Options))}")
     chosen = Options(**options)  # type: ignore[arg-type]
     for prompt in prompts:
-        if prompt.fixed is not None or prompt.space_group is not None or prompt.pxrd is not None:
-            raise InputError("hybrid: expected a SMILES, a scaffold or properties, got fixed atoms or a crystal's facts; not supported yet")
+        if prompt.space_group is not None or prompt.pxrd is not None:
+            raise InputError("hybrid: expected a SMILES, a scaffold, fixed atoms or properties, got a crystal's facts; not supported yet")
     jobs: list[_Job] = []
-    encoded: dict[int, Tokens] = {}
+    encoded: dict[int, tuple[Tokens, _Pins | None]] = {}
     worded = [i for i, prompt in enumerate(prompts) if prompt.graph is None]
     for i, prompt in enumerate(prompts):
         if prompt.graph is not None:
             if id(prompt.graph) not in encoded:
-                encoded[id(prompt.graph)] = _at_theory(model, model.tokenizer.encode(prompt.graph, prompt), chosen.theory)
-            jobs.append(_Job(i, keys[i], encoded[id(prompt.graph)], 0.0, 0))
+                encoded[id(prompt.graph)] = _encoded(model, prompt.graph, prompt.fixed, chosen)
+            tokens, pins = encoded[id(prompt.graph)]
+            jobs.append(_Job(i, keys[i], tokens, 0.0, 0, pins))
     for first in range(0, len(worded), batch_size):
         rows = worded[first : first + batch_size]
         for i, (text, score, calls) in zip(
             rows, draw_words(model, [prompts[i] for i in rows], [keys[i] for i in rows], chosen), strict=True
         ):
-            tokens = _graph_of(model, text)
-            if tokens.graph is None:
-                yield Draw(i, tokens, score, calls)
+            try:
+                tokens, pins = _encoded(model, from_smiles(text), prompts[i].fixed, chosen)
+            except InputError:
+                yield Draw(i, _spelt(text), score, calls)
             else:
-                jobs.append(_Job(i, keys[i], _at_theory(model, tokens, chosen.theory), score, calls))
+                jobs.append(_Job(i, keys[i], dataclasses.replace(tokens, de_novo=True), score, calls, pins))
     if jobs:
         jobs.sort(key=lambda job: -len(job.tokens.order))
         yield from _Rows(model, jobs, batch_size, chosen).run()
@@ -141,29 +155,30 @@ def _at_theory(model: Model, tokens: Tokens, asked: str | None) -> Tokens:
     return dataclasses.replace(tokens, theory=np.array([THEORIES.index(asked)]))
 
 
-def _graph_of(model: Model, text: str) -> Tokens:
-    """Tokens of the molecule a text spells, or tokens without a graph."""
-    from sciar.convert import from_smiles
+def _encoded(model: Model, graph: Structure, fixed: Structure | None, options: Options) -> tuple[Tokens, _Pins | None]:
+    """Tokens of a graph, and where its fixed atoms go; these take the first slots."""
+    if fixed is None:
+        return _at_theory(model, model.tokenizer.encode(graph), options.theory), None
+    atoms = match(graph, fixed)
+    held: np.ndarray = fixed.positions  # type: ignore[assignment]
+    positions = np.zeros((graph.n_atoms, 3))
+    positions[atoms] = held
+    tokens = model.tokenizer.encode(graph.replace(positions=positions), fixed=atoms.tolist())
+    tokens = dataclasses.replace(tokens, graph=graph)
+    return _at_theory(model, tokens, options.theory), _Pins(atoms, held, tokens.positions[: len(atoms)])
 
+
+def _spelt(text: str) -> Tokens:
+    """Tokens of words that spell no molecule."""
+    empty = {"features": (0, 8), "refs": (0, 5), "side": (0, 4), "twist": (0, 4), "bonds": (0, 3)}
+    arrays: dict[str, Any] = {name: np.zeros(shape, dtype=np.int64) for name, shape in empty.items()} | {"positions": np.zeros((0, 3))}
+    flat = np.zeros(0, dtype=np.int64)
     try:
-        return dataclasses.replace(model.tokenizer.encode(from_smiles(text)), de_novo=True)
+        words = words_of(text)
     except InputError:
-        empty = {"features": (0, 8), "refs": (0, 5), "side": (0, 4), "twist": (0, 4), "bonds": (0, 3)}
-        arrays: dict[str, Any] = {name: np.zeros(shape, dtype=np.int64) for name, shape in empty.items()} | {"positions": np.zeros((0, 3))}
-        flat = np.zeros(0, dtype=np.int64)
-        try:
-            words = words_of(text)
-        except InputError:
-            words = np.array([BOS, EOS])
-        return Tokens(
-            words=words,
-            order=flat,
-            anchor=flat,
-            rings=flat,
-            theory=np.zeros(1, int),
-            properties=np.full((1, len(PROPERTIES)), np.nan),
-            **arrays,
-        )
+        words = np.array([BOS, EOS])
+    known = np.full((1, len(PROPERTIES)), np.nan)
+    return Tokens(words=words, order=flat, anchor=flat, rings=flat, theory=np.zeros(1, int), properties=known, **arrays)
 
 
 @torch.inference_mode()
@@ -181,7 +196,11 @@ def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int
     properties = model.standardised(torch.from_numpy(wanted).to(device))
     if guided:
         properties = torch.cat([properties, torch.full_like(properties, float("nan"))])
-    given = [scaffold_words(p.scaffold, k) if p.scaffold else np.array([BOS]) for p, k in zip(prompts, keys, strict=True)]
+    scaffolds = [p.scaffold or (scaffold_of(p.fixed) if p.fixed is not None else None) for p in prompts]
+    given = [scaffold_words(s, k) if s else np.array([BOS]) for s, k in zip(scaffolds, keys, strict=True)]
+    seen = {e for facts in model.statistics.get("theories", {}).values() for e in facts["elements"]} or set(SYMBOLS)
+    elements = [i for i, word in enumerate(VOCABULARY) if word.capitalize() in SYMBOLS and word.capitalize() not in seen]
+    unknown = [PAD, BOS, *elements]  # the grammar would otherwise fall back on atoms the weights never saw
     streams = [np.random.default_rng([*k, 1]) for k in keys]
     writers = [Writer() for _ in prompts]
     words = torch.full((b, LONGEST), PAD, device=device)
@@ -200,10 +219,11 @@ def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int
         if guided:
             conditional, free = logits.chunk(2)
             logits = free + options.guidance * (conditional - free)
-        logits[:, [PAD, BOS]] = -torch.inf
+        logits[:, unknown] = -torch.inf
         likely = (logits / options.word_temperature).log_softmax(-1).double()
         forced = torch.tensor([int(g[t + 1]) if t + 1 < len(g) else -1 for g in given], device=device)
         probable, done = likely.exp().cpu().numpy(), ended.tolist()
+        probable[[len(g) == t + 1 and t > 0 for g in given], EOS] = 0  # a scaffold grows by at least one atom
         drawn = [
             PAD if done[r] else _next_word(probable[r], streams[r], writers[r] if options.grammar else None, int(forced[r]))
             for r in range(b)
@@ -335,7 +355,7 @@ class _Rows:
         self.heavy = zeros(n, dtype=torch.bool)
         self.element = zeros(n, dtype=torch.long)
         self.contacts = _contacts(model.tokenizer.config.elements).to(self.device)
-        self.length, self.at = zeros(dtype=torch.long), zeros(dtype=torch.long)
+        self.length, self.at, self.pinned = zeros(dtype=torch.long), zeros(dtype=torch.long), zeros(dtype=torch.long)
         self.score = zeros(dtype=torch.float64)
         self.job: list[_Job | None] = [None] * b
         self.calls = np.zeros(b, dtype=int)
@@ -378,12 +398,15 @@ class _Rows:
         self.heavy[where, :n] = batch["features"][..., 0] != self.model.tokenizer.element_code.get(1, -1)
         self.element[where, :n] = batch["features"][..., 0]
         self.length[where] = batch.masks["atoms"].sum(1)
-        self.at[where], self.score[where], self.positions[where] = 0, 0.0, 0.0
+        self.at[where], self.score[where], self.positions[where], self.pinned[where] = 0, 0.0, 0.0, 0
         for r, job in new:
             stream, slots = np.random.default_rng([*job.key, 0]), len(job.tokens.order)
             for store in (self.noise, self.probe):  # of the draw and of its likelihood
                 store[r, :slots] = torch.from_numpy(stream.standard_normal((slots, 3), dtype=np.float32)).to(self.device)
             self.job[r], self.calls[r] = job, job.calls
+            if job.pins is not None:
+                self.pinned[r] = len(job.pins.atoms)
+                self.positions[r, : len(job.pins.atoms)] = torch.from_numpy(job.pins.placed).to(self.positions)
 
     def _step(self) -> None:
         """Place one atom in every row."""
@@ -405,14 +428,14 @@ class _Rows:
             cache.at = at
             h = block(h, bias[:, i * heads : (i + 1) * heads], pair, cache.up_to(w))
         z = model.decoder_norm(h)[:, 0]
-        drawn = anchor[:, 0] >= 0
-        local, running = torch.zeros_like(positions[:, 0]), self.at < self.length
+        drawn, running = (anchor[:, 0] >= 0) & (at >= self.pinned), self.at < self.length
+        local = torch.zeros_like(positions[:, 0])
         wanted = torch.where(self.heavy[rows, at], options.steps, options.hydrogen_steps)
         if options.anneal:  # DiSA (arXiv 2505.20297), linear: later slots are easier
             left = 1 - at / (self.length - 1).clamp(min=1)
             wanted = torch.minimum(wanted, options.anneal + (left * (options.steps - options.anneal)).round().long())
-        for steps in wanted[running].unique().tolist():  # a row's steps must not depend on the others
-            some = (running & (wanted == steps)).nonzero()[:, 0]
+        for steps in wanted[running & drawn].unique().tolist():  # a row's steps must not depend on the others
+            some = (running & drawn & (wanted == steps)).nonzero()[:, 0]
             noise = self._fresh(some, at) if options.solver == "sde" else None
             local[some] = model.head.sample(z[some], self.noise[some, at[some]], steps, options.solver, options.temperature, noise)
         origin = geometry.origin[:, 0] if model.config.target == "residual" else torch.zeros_like(local)
@@ -437,8 +460,8 @@ class _Rows:
             self.score += torch.where(drawn & running, value, 0.0).double()
         placed = _placed(origin, axes, local)
         active = self.at < self.length
-        self.positions[rows[active], at[active]] = torch.where(drawn[:, None], placed, 0.0)[active]
-        self.calls += torch.where(active, wanted + 1, 0).cpu().numpy()
+        self.positions[rows[active], at[active]] = torch.where(drawn[:, None], placed, self.positions[rows, at])[active]
+        self.calls += torch.where(active, wanted * drawn + 1, 0).cpu().numpy()
         self.at += active
 
     def _fresh(self, some: Tensor, at: Tensor) -> Callable[[int], Tensor]:
@@ -460,19 +483,23 @@ class _Rows:
         mask = torch.arange(n, device=self.device) < self.length[where, None]
         if self.options.refine and self.model.config.refiner_layers:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
-                x = self._refined(x, self.state[where, :n], self.codes[where, :n, :n], mask)
+                free = (torch.arange(n, device=self.device) >= self.pinned[where, None])[..., None]
+                x = self._refined(x, self.state[where, :n], self.codes[where, :n, :n], mask, free)
         positions, scores = x.float().cpu().numpy(), self.score.tolist()
         for r, xyz in zip(ready, positions, strict=True):
             job = self.job[r]
             assert job is not None
             self.job[r] = None
-            tokens = dataclasses.replace(job.tokens, positions=xyz[: len(job.tokens.order)])
+            xyz = xyz[: len(job.tokens.order)]
+            if job.pins is not None:
+                xyz = laid_over(xyz, np.arange(len(job.pins.atoms)), job.pins.given[np.argsort(_slots_of(job))])
+            tokens = dataclasses.replace(job.tokens, positions=xyz)
             score = job.word_score + scores[r] if self.options.score or job.word_score else float("nan")
             finished.append(Draw(job.index, tokens, score, int(self.calls[r]) + self.options.refine))
         return finished
 
-    def _refined(self, x: Tensor, state: Tensor, codes: Tensor, mask: Tensor) -> Tensor:
-        """Deterministic denoising from refine_sigma to 0 (Euler in σ; the last step returns the estimate)."""
+    def _refined(self, x: Tensor, state: Tensor, codes: Tensor, mask: Tensor, free: Tensor) -> Tensor:
+        """Deterministic denoising of the free atoms from refine_sigma to 0 (Euler in σ; the last step returns the estimate)."""
         sigmas = (
             np.geomspace(self.options.refine_sigma, 0.02, self.options.refine) if self.options.refine > 1 else [self.options.refine_sigma]
         )
@@ -480,5 +507,13 @@ class _Rows:
             level = torch.full((len(x),), float(sigma), device=x.device)
             clean = self.model.refiner(x, level, state, codes, mask).float()
             ratio = 0.0 if i + 1 == len(sigmas) else float(sigmas[i + 1] / sigma)
-            x = clean + ratio * (x - clean)
+            x = torch.where(free, clean + ratio * (x - clean), x)
         return x
+
+
+def _slots_of(job: _Job) -> np.ndarray:
+    """The slot of each fixed atom, in the order they were given."""
+    assert job.pins is not None
+    slot = np.empty(len(job.tokens.order), dtype=int)
+    slot[job.tokens.order] = np.arange(len(slot))
+    return slot[job.pins.atoms]
