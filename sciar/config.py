@@ -159,7 +159,7 @@ def _cast(value: Any, default: Any, where: str) -> Any:
         if isinstance(default, tuple):
             return tuple(value) if not isinstance(value, str) else tuple(value.split(","))
         if isinstance(default, str):
-            return str(value)
+            return "" if value is None else str(value)  # `train.init=` on the command line
     except (TypeError, ValueError):
         raise InputError(f"{where}: expected {type(default).__name__}, got {value!r}") from None
     return value

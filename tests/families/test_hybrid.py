@@ -14,8 +14,9 @@ from sciar.families.hybrid import Model, ModelConfig, Tokenizer, TokenizerConfig
 from sciar.families.hybrid.fixed import scaffold_of
 from sciar.families.hybrid.grammar import Writer
 from sciar.families.hybrid.model import N_CODES, gather, graph_codes, local_geometry, random_rotations
-from sciar.families.hybrid.sample import Options, draw_words, scaffold_words
+from sciar.families.hybrid.sample import Options
 from sciar.families.hybrid.tokens import VOCABULARY, canonical_frame, text_of, words_of
+from sciar.families.hybrid.words import draw_words, scaffold_words
 from sciar.prompt import Prompt
 from sciar.structure import Structure
 from sciar.testing import check_family, check_raises, check_sampler

@@ -1,0 +1,255 @@
+"""Rows of a batch that place atoms: each at its own slot of its own molecule, refilled as molecules finish, refined at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciar.batch import Batch, collate
+from sciar.families.hybrid.fixed import laid_over
+from sciar.families.hybrid.model import gather, local_geometry
+from sciar.families.hybrid.tokens import BOND_TYPES, Tokens
+from sciar.family import Draw
+from sciar.nn.cache import StaticCache
+
+if TYPE_CHECKING:
+    from sciar.families.hybrid.model import Model
+    from sciar.families.hybrid.sample import Options
+
+CONTACT = 0.72  # of the sum of van der Waals radii: a little above where the validator calls it a clash
+UNITED = 1.25  # carbon and its hydrogens: heavy atoms five or more bonds away keep this much more distance
+HYDROGEN_BOND = 0.64  # the same for hydrogen and N, O or F
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Pins:
+    """Fixed atoms: their numbers in the graph, where the user has them, and where they stand in the frame of the slots (both m × 3)."""
+
+    atoms: np.ndarray
+    given: np.ndarray
+    placed: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    index: int
+    key: tuple[int, int]
+    tokens: Tokens
+    word_score: float
+    calls: int
+    pins: Pins | None = None
+
+
+def _contacts(elements: Sequence[str]) -> Tensor:
+    """How near two atoms of any two elements may come, Å (e, e)."""
+    from rdkit import Chem
+
+    radius = torch.tensor([Chem.GetPeriodicTable().GetRvdw(e) for e in elements])
+    factor = torch.full((len(elements), len(elements)), CONTACT)
+    for i, first in enumerate(elements):
+        for j, second in enumerate(elements):
+            if "H" in (first, second) and {first, second} & {"N", "O", "F"}:
+                factor[i, j] = HYDROGEN_BOND
+    return factor * (radius[:, None] + radius)
+
+
+def _placed(origin: Tensor, axes: Tensor, local: Tensor) -> Tensor:
+    return origin + torch.einsum("bij,bi->bj", axes, local)
+
+
+def _room(origin: Tensor, axes: Tensor, local: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:
+    """Smallest distance minus allowed distance of the new atom to the earlier ones (b), Å; negative = too close."""
+    distance = (positions - _placed(origin, axes, local)[:, None]).norm(dim=-1)
+    return torch.where(allowed > 0, distance - allowed, torch.inf).amin(1)
+
+
+class Rows:
+    """A batch whose rows are at different slots of different molecules."""
+
+    def __init__(self, model: Model, jobs: list[Job], rows: int, options: Options) -> None:
+        self.model, self.options = model, options
+        self.device = next(model.parameters()).device
+        self.jobs = jobs
+        self.rows = min(rows, len(jobs))
+        c, n, b = model.config, len(jobs[0].tokens.order), self.rows
+        self.width = n
+        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        self.caches = [StaticCache(b, c.heads, n, c.width // c.heads, self.device, dtype) for _ in model.decoder]
+        zeros = lambda *shape, dtype=torch.float32: torch.zeros(b, *shape, dtype=dtype, device=self.device)  # noqa: E731
+        self.state, self.codes = zeros(n, c.width), zeros(n, n, dtype=torch.long)
+        self.positions, self.noise, self.probe = zeros(n, 3), zeros(n, 3), zeros(n, 3)
+        self.fields = {
+            "anchor": zeros(n, dtype=torch.long),
+            "refs": zeros(n, 5, dtype=torch.long),
+            "side": zeros(n, 4, dtype=torch.long),
+            "twist": zeros(n, 4, dtype=torch.long),
+        }
+        self.heavy = zeros(n, dtype=torch.bool)
+        self.element = zeros(n, dtype=torch.long)
+        self.contacts = _contacts(model.tokenizer.config.elements).to(self.device)
+        self.length, self.at, self.pinned = zeros(dtype=torch.long), zeros(dtype=torch.long), zeros(dtype=torch.long)
+        self.score = zeros(dtype=torch.float64)
+        self.job: list[Job | None] = [None] * b
+        self.calls = np.zeros(b, dtype=int)
+
+    def run(self) -> Iterator[Draw]:
+        waiting = iter(self.jobs)
+        self._fill(waiting, list(range(self.rows)))
+        while any(job is not None for job in self.job):
+            ready: list[int] = []
+            # one autocast region for many steps: it keeps the cast weights until it ends
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+                while not ready:
+                    self._step()
+                    ready = self._ready()
+            finished = self._finish(ready)
+            self._fill(waiting, ready)
+            yield from finished
+
+    def _ready(self) -> list[int]:
+        """Finished rows, once they are worth it: encoding and refining a few at a time costs more than letting them wait."""
+        at, length = self.at.tolist(), self.length.tolist()
+        done = [r for r, job in enumerate(self.job) if job is not None and at[r] >= length[r]]
+        running = sum(job is not None for job in self.job) - len(done)
+        return done if running == 0 or len(done) >= max(1, self.rows // 4) else []
+
+    @torch.inference_mode()
+    def _fill(self, waiting: Iterator[Job], rows: list[int]) -> None:
+        new = [(r, job) for r, job in zip(rows, waiting, strict=False)]
+        if not new:
+            return
+        where = torch.tensor([r for r, _ in new], device=self.device)
+        batch: Batch = collate(Tokens, [job.tokens for _, job in new], multiple=1).to(self.device)
+        n = batch["anchor"].shape[1]
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+            state, codes = self.model.encode(batch)
+        self.state[where, :n], self.codes[where, :n, :n] = state.float(), codes
+        for name, store in self.fields.items():
+            store[where, :n] = batch[name]
+        self.heavy[where] = False
+        self.heavy[where, :n] = batch["features"][..., 0] != self.model.tokenizer.element_code.get(1, -1)
+        self.element[where, :n] = batch["features"][..., 0]
+        self.length[where] = batch.masks["atoms"].sum(1)
+        self.at[where], self.score[where], self.positions[where], self.pinned[where] = 0, 0.0, 0.0, 0
+        for r, job in new:
+            stream, slots = np.random.default_rng([*job.key, 0]), len(job.tokens.order)
+            for store in (self.noise, self.probe):  # of the draw and of its likelihood
+                store[r, :slots] = torch.from_numpy(stream.standard_normal((slots, 3), dtype=np.float32)).to(self.device)
+            self.job[r], self.calls[r] = job, job.calls
+            if job.pins is not None:
+                self.pinned[r] = len(job.pins.atoms)
+                self.positions[r, : len(job.pins.atoms)] = torch.from_numpy(job.pins.placed).to(self.positions)
+
+    def _step(self) -> None:
+        """Place one atom in every row."""
+        model, options = self.model, self.options
+        at = torch.minimum(self.at, self.length - 1).clamp(min=0)
+        w = int(at.max()) + 1
+        rows = torch.arange(self.rows, device=self.device)
+        anchor, refs, side, twist = (self.fields[name][rows, at][:, None] for name in ("anchor", "refs", "side", "twist"))
+        codes = self.codes[rows, at, :w][:, None]
+        positions = self.positions[:, :w]
+        geometry = local_geometry(positions, anchor, refs, side, twist, codes, model.config.frame)
+        slot = torch.arange(w, device=self.device)
+        pair, bias = model.pairs(geometry, codes, (slot <= at[:, None])[:, None], (slot == at[:, None])[:, None])
+        level = torch.full((self.rows,), float(np.log(options.history)), device=self.device)
+        previous = self.positions[rows, (at - 1).clamp(min=0)][:, None]
+        h = model.slots(self.state[rows, at][:, None], gather(self.state, anchor), geometry, level, previous)
+        heads = model.config.heads
+        for i, (block, cache) in enumerate(zip(model.decoder, self.caches, strict=True)):
+            h = block(h, bias[:, i * heads : (i + 1) * heads], pair, cache.at(at[:, None], w))
+        z = model.decoder_norm(h)[:, 0]
+        drawn, running = (anchor[:, 0] >= 0) & (at >= self.pinned), self.at < self.length
+        local = torch.zeros_like(positions[:, 0])
+        wanted = torch.where(self.heavy[rows, at], options.steps, options.hydrogen_steps)
+        if options.anneal:  # DiSA (arXiv 2505.20297), linear: later slots are easier
+            left = 1 - at / (self.length - 1).clamp(min=1)
+            wanted = torch.minimum(wanted, options.anneal + (left * (options.steps - options.anneal)).round().long())
+        for steps in wanted[running & drawn].unique().tolist():  # a row's steps must not depend on the others
+            some = (running & drawn & (wanted == steps)).nonzero()[:, 0]
+            noise = self._fresh(some, at) if options.solver == "sde" else None
+            local[some] = model.head.sample(z[some], self.noise[some, at[some]], steps, options.solver, options.temperature, noise)
+        origin = geometry.origin[:, 0] if model.config.target == "residual" else torch.zeros_like(local)
+        axes = geometry.axes[:, 0]
+        far = (codes[:, 0] >= BOND_TYPES + 3) & (slot < at[:, None])
+        apart = (codes[:, 0] >= BOND_TYPES + 4) & self.heavy[rows, at][:, None] & self.heavy[:, :w]
+        allowed = self.contacts[self.element[rows, at][:, None], self.element[:, :w]] * far * torch.where(apart, UNITED, 1.0)
+        room = _room(origin, axes, local, positions, allowed)
+        for attempt in range(options.redraw):
+            some = (running & drawn & (room < 0)).nonzero()[:, 0]
+            if not len(some):
+                break
+            start, noise = self._fresh(some, at)(-1 - attempt), self._fresh(some, at)
+            again = model.head.sample(z[some], start, options.steps, options.solver, options.temperature, noise)
+            found = _room(origin[some], axes[some], again, positions[some], allowed[some])
+            better = some[found > room[some]]
+            local[better], room[better] = again[found > room[some]], found[found > room[some]]
+            self.calls[some.cpu().numpy()] += options.steps
+        if options.score:
+            probe = self.probe[rows, at]
+            value = model.head.log_likelihood(z, local) if options.score == "exact" else model.head.likelihood_bound(z, local, probe)
+            self.score += torch.where(drawn & running, value, 0.0).double()
+        placed = _placed(origin, axes, local)
+        active = self.at < self.length
+        self.positions[rows[active], at[active]] = torch.where(drawn[:, None], placed, self.positions[rows, at])[active]
+        self.calls += torch.where(active, wanted * drawn + 1, 0).cpu().numpy()
+        self.at += active
+
+    def _fresh(self, some: Tensor, at: Tensor) -> Callable[[int], Tensor]:
+        """Noise of the stochastic solver (steps ≥ 0) and of redraws (steps < 0): a function of (key, slot, step)."""
+
+        def noise(step: int) -> Tensor:
+            pairs = [(self.job[r], int(at[r])) for r in some.tolist()]
+            made = [np.random.default_rng([*job.key, 3, a, step + 1000]).standard_normal(3) for job, a in pairs if job]
+            return torch.from_numpy(np.array(made, dtype=np.float32)).to(self.device)
+
+        return noise
+
+    @torch.inference_mode()
+    def _finish(self, ready: list[int]) -> list[Draw]:
+        finished = []
+        where = torch.tensor(ready, device=self.device)
+        n = int(self.length[where].max())
+        x = self.positions[where, :n]
+        mask = torch.arange(n, device=self.device) < self.length[where, None]
+        if self.options.refine and self.model.config.refiner_layers:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+                free = (torch.arange(n, device=self.device) >= self.pinned[where, None])[..., None]
+                x = self._refined(x, self.state[where, :n], self.codes[where, :n, :n], mask, free)
+        positions, scores = x.float().cpu().numpy(), self.score.tolist()
+        for r, xyz in zip(ready, positions, strict=True):
+            job = self.job[r]
+            assert job is not None
+            self.job[r] = None
+            xyz = xyz[: len(job.tokens.order)]
+            if job.pins is not None:
+                xyz = laid_over(xyz, np.arange(len(job.pins.atoms)), job.pins.given[np.argsort(_slots_of(job))])
+            tokens = dataclasses.replace(job.tokens, positions=xyz)
+            score = job.word_score + scores[r] if self.options.score or job.word_score else float("nan")
+            finished.append(Draw(job.index, tokens, score, int(self.calls[r]) + self.options.refine))
+        return finished
+
+    def _refined(self, x: Tensor, state: Tensor, codes: Tensor, mask: Tensor, free: Tensor) -> Tensor:
+        """Deterministic denoising of the free atoms from refine_sigma to 0 (Euler in σ; the last step returns the estimate)."""
+        sigmas = (
+            np.geomspace(self.options.refine_sigma, 0.02, self.options.refine) if self.options.refine > 1 else [self.options.refine_sigma]
+        )
+        for i, sigma in enumerate(sigmas):
+            level = torch.full((len(x),), float(sigma), device=x.device)
+            clean = self.model.refiner(x, level, state, codes, mask).float()
+            ratio = 0.0 if i + 1 == len(sigmas) else float(sigmas[i + 1] / sigma)
+            x = torch.where(free, clean + ratio * (x - clean), x)
+        return x
+
+
+def _slots_of(job: Job) -> np.ndarray:
+    """The slot of each fixed atom, in the order they were given."""
+    assert job.pins is not None
+    slot = np.empty(len(job.tokens.order), dtype=int)
+    slot[job.tokens.order] = np.arange(len(slot))
+    return slot[job.pins.atoms]

@@ -1,0 +1,128 @@
+"""Drawing words: a causal language model over SMILES characters under a grammar, with conditions and given prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sciar.errors import InputError
+from sciar.families.hybrid.fixed import scaffold_of
+from sciar.families.hybrid.grammar import Writer
+from sciar.families.hybrid.tokens import BOS, EOS, PAD, PROPERTIES, VOCABULARY, text_of, words_of
+from sciar.nn.cache import StaticCache
+from sciar.prompt import Prompt
+from sciar.structure import SYMBOLS
+
+if TYPE_CHECKING:
+    from sciar.families.hybrid.model import Model
+    from sciar.families.hybrid.sample import Options
+
+LONGEST = 128
+
+
+@torch.inference_mode()
+def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], options: Options) -> list[tuple[str, float, int]]:
+    """(text, log-likelihood, network calls) of each prompt; a scaffold is a given prefix."""
+    if not model.config.words_layers:
+        raise InputError("hybrid: these weights draw conformers only; pass smiles=… or take weights with words (model='qm9-hybrid')")
+    device = next(model.parameters()).device
+    b = len(prompts)
+    wanted = np.full((b, len(PROPERTIES)), np.nan, dtype=np.float32)
+    for row, prompt in zip(wanted, prompts, strict=True):
+        for name, value in prompt.properties.items():
+            row[PROPERTIES.index(name)] = value
+    guided = bool(np.isfinite(wanted).any()) and options.guidance != 1
+    properties = model.standardised(torch.from_numpy(wanted).to(device))
+    if guided:
+        properties = torch.cat([properties, torch.full_like(properties, float("nan"))])
+    scaffolds = [p.scaffold or (scaffold_of(p.fixed) if p.fixed is not None else None) for p in prompts]
+    given = [scaffold_words(s, k) if s else np.array([BOS]) for s, k in zip(scaffolds, keys, strict=True)]
+    seen = {e for facts in model.statistics.get("theories", {}).values() for e in facts["elements"]} or set(SYMBOLS)
+    elements = [i for i, word in enumerate(VOCABULARY) if word.capitalize() in SYMBOLS and word.capitalize() not in seen]
+    unknown = [PAD, BOS, *elements]  # the grammar would otherwise fall back on atoms the weights never saw
+    streams = [np.random.default_rng([*k, 1]) for k in keys]
+    writers = [Writer() for _ in prompts]
+    words = torch.full((b, LONGEST), PAD, device=device)
+    words[:, 0] = BOS
+    channels = model.config.width // model.config.heads
+    caches = [StaticCache(len(properties), model.config.heads, LONGEST, channels, device, torch.float32) for _ in model.words.blocks]
+    score = torch.zeros(b, dtype=torch.float64, device=device)
+    ended = torch.zeros(b, dtype=torch.bool, device=device)
+    calls = np.zeros(b, dtype=int)
+    for t in range(LONGEST - 1):
+        token = words[:, t : t + 1].repeat(2 if guided else 1, 1)
+        here = torch.full((len(properties), 1), t, device=device)
+        logits = model.words(token, properties, [cache.at(here, t + 1) for cache in caches], first=t)[:, 0]
+        if guided:
+            conditional, free = logits.chunk(2)
+            logits = free + options.guidance * (conditional - free)
+        logits[:, unknown] = -torch.inf
+        likely = (logits / options.word_temperature).log_softmax(-1).double()
+        forced = torch.tensor([int(g[t + 1]) if t + 1 < len(g) else -1 for g in given], device=device)
+        probable, done = likely.exp().cpu().numpy(), ended.tolist()
+        probable[[len(g) == t + 1 and t > 0 for g in given], EOS] = 0  # a scaffold grows by at least one atom
+        drawn = [
+            PAD if done[r] else _next_word(probable[r], streams[r], writers[r] if options.grammar else None, int(forced[r]))
+            for r in range(b)
+        ]
+        chosen = torch.tensor(drawn, device=device)
+        score += torch.where(ended | (forced >= 0), 0.0, likely.gather(1, chosen[:, None])[:, 0])
+        calls += (~ended).cpu().numpy()
+        words[:, t + 1] = chosen
+        ended |= chosen == EOS
+        if bool(ended.all()):
+            break
+    return [(text_of(w), s, int(n)) for w, s, n in zip(words.cpu().numpy(), score.tolist(), calls, strict=True)]
+
+
+def _next_word(probable: np.ndarray, stream: np.random.Generator, writer: Writer | None, forced: int) -> int:
+    """Draw from `probable`, again without what the grammar refuses: the model's law given that the character is admissible."""
+    if forced >= 0:
+        if writer is not None:
+            writer.add(VOCABULARY[forced])
+        return forced
+    probable = probable.copy()
+    while probable.sum() > 1e-12:
+        word = int(np.searchsorted(np.cumsum(probable), stream.random() * probable.sum(), side="right"))
+        word = min(word, len(probable) - 1)
+        if writer is None or writer.add("" if word == EOS else VOCABULARY[word]):
+            return word
+        probable[word] = 0.0
+    return EOS
+
+
+def scaffold_words(scaffold: str, key: tuple[int, int]) -> np.ndarray:
+    """Word ids of a fragment written so that the atom at `*` (or, without one, some atom with a hydrogen) comes last.
+
+    Raises:
+        InputError: not a SMILES, more than one `*`, or no atom that could grow.
+    """
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        mol = Chem.MolFromSmiles(scaffold)
+    if mol is None or not mol.GetNumAtoms():
+        raise InputError(f"scaffold: expected a SMILES with at most one *, got {scaffold!r}")
+    stars = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() == 0]
+    rng = np.random.default_rng([*key, 2])
+    if len(stars) > 1:
+        raise InputError(f"scaffold: expected at most one *, got {len(stars)}; grow one place at a time")
+    if not stars:
+        open_atoms = [a.GetIdx() for a in mol.GetAtoms() if a.GetTotalNumHs()]
+        if not open_atoms:
+            raise InputError(f"scaffold: expected an atom with a hydrogen to grow from, got none in {scaffold!r}")
+        edited = Chem.RWMol(mol)
+        star = edited.AddAtom(Chem.Atom(0))
+        edited.AddBond(int(rng.choice(open_atoms)), star, Chem.BondType.SINGLE)
+        mol = edited.GetMol()
+        Chem.SanitizeMol(mol)
+    Chem.Kekulize(mol, clearAromaticFlags=True)
+    for _ in range(500):
+        atoms = rng.permutation(mol.GetNumAtoms()).tolist()
+        text = Chem.MolToSmiles(Chem.RenumberAtoms(mol, atoms), canonical=False, kekuleSmiles=True)
+        if text.endswith("*"):
+            return words_of(text[:-1])[:-1]
+    raise InputError(f"scaffold: expected a fragment that can be written with * last, got {scaffold!r}")
