@@ -22,7 +22,7 @@ from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.prompt import Prompt
 from sciar.structure import CIS, NONE, NUMBERS, SYMBOLS, Structure
 
-VERSION = 3  # of the encoding; prepared tokens of another version are made again
+VERSION = 4  # of the encoding; prepared tokens of another version are made again
 PAD, BOS, EOS = 0, 1, 2
 _CHARACTERS = "C N O F P S H B I c n o s p Cl Br Si Se As se as ( ) [ ] = # - + . / \\ @ @@ : % 0 1 2 3 4 5 6 7 8 9 *".split()
 VOCABULARY: tuple[str, ...] = ("<pad>", "<bos>", "<eos>", *_CHARACTERS)
@@ -67,7 +67,7 @@ class Tokens:
         order: which atom of `graph` the slot places.
         anchor: slot of a bonded atom that stands before, -1 for the first.
         refs: rows (b, c₁ … c₄): reference slots, -1 = none.
-        side: for each c: sign of the side of the plane (b, anchor, c) a stereo centre demands, 0 = free.
+        side: for each c: sign of the side of the plane (b, anchor, c) a stereo centre demands, there or later in a ring; 0 = free.
         twist: for each c: +1 cis, -1 trans about the double bond anchor=b, 0 = free.
         rings: bit k says that the atom is in ring k (smallest set of rings; the first 62).
         bonds: rows (slot, slot, type) with type 1..BOND_TYPES.
@@ -282,11 +282,12 @@ class _Layout:
             for a, i, j, b, kind in graph.double_bonds.tolist():
                 sign = 1 if kind == CIS else -1
                 doubles[i, j], doubles[j, i] = (a, b, sign), (b, a, sign)
+        self.marked = marks | self._implied(marks)
         self.refs = np.full((n, 1 + N_REFERENCES), -1)
         self.side = np.zeros((n, N_REFERENCES), dtype=np.int64)
         self.twist = np.zeros((n, N_REFERENCES), dtype=np.int64)
         for k in range(1, n):
-            self._reference(k, order, anchor, marks, doubles)
+            self._reference(k, order, anchor, doubles)
         self.bonds = np.array(
             sorted((*sorted((self.slot[b.GetBeginAtomIdx()], self.slot[b.GetEndAtomIdx()])), _bond_type(b)) for b in mol.GetBonds()),
             dtype=np.int64,
@@ -353,7 +354,57 @@ class _Layout:
             depth += 1
         return depth
 
-    def _reference(self, k: int, order: list[int], anchor: list[int], marks: dict, doubles: dict) -> None:
+    def _implied(self, marks: dict[int, list[int]]) -> dict[int, list[int]]:
+        """Marks of ring atoms without one (a bridging nitrogen, say) that those of a fused neighbour leave no choice.
+
+        About a bond shared by two small rings, the four ring neighbours eclipse each other in pairs: one end's handedness is the other's.
+        """
+        implied: dict[int, list[int]] = {}
+        waiting = [i for i, near in enumerate(self.neighbours) if i not in marks and len(near) in (3, 4) and self.ring[i]]
+        for a in waiting:
+            near = self.neighbours[a]
+            for p in near:
+                mark = marks.get(p) or implied.get(p)
+                pairs = [(u, *self._across(u, a, p)) for u in near if u != p and self.ring[u]]
+                pairs = [pair for pair in pairs if pair[2]]
+                if mark is None or len(pairs) != 2:
+                    continue
+                (u, u2, first), (v, v2, second) = pairs
+                fourth = next((x for x in near if x not in (p, u, v)), NONE)
+                turn = self._side(mark, a, u2, v2) * first * second  # of (p - a) × (u - a) · (v - a)
+                if turn:
+                    implied[a] = [fourth, p, u, v] if turn < 0 else [fourth, u, p, v]
+                    break
+        return implied
+
+    def _across(self, u: int, a: int, p: int) -> tuple[int, int]:
+        """A neighbour of p, and whether it lies on u's side of the bond a-p (+1), opposite to it (-1) or anywhere (0).
+
+        On u's side is the atom that one ring of at most six atoms holds together with u. Where two such rings hold u, a and p
+        (a bridge), u lies between the two and opposite to the last neighbour of p.
+        """
+        partners = {j for ring in self.rings if len(ring) <= 6 and {u, a, p} <= ring for j in self.neighbours[p] if j != a and j in ring}
+        if len(partners) == 1:
+            return partners.pop(), 1
+        last = [j for j in self.neighbours[p] if j != a and j not in partners]
+        return ((*last, NONE)[0], -1) if len(partners) == 2 and len(last) < 2 else (NONE, 0)
+
+    def _ahead(self, atom: int, a: int, b: int, j: int) -> int:
+        """Side of the plane (b, a, j), j a neighbour of b, on which rings that close later will need `atom`, a neighbour of a; 0 = free."""
+        over, way = self._across(atom, a, b)
+        if way and b in self.marked and (side := -self._side(self.marked[b], a, j, over) * way):
+            return side
+        under, way = self._across(j, b, a)
+        return self._side(self.marked[a], b, under, atom) * way if way and a in self.marked else 0
+
+    @staticmethod
+    def _side(mark: list[int], b: int, j: int, atom: int) -> int:
+        """On which side of the plane (b, centre, j) a centre with this mark has the atom; 0 if it is not among its neighbours."""
+        if not {b, j, atom} <= set(mark) or len({b, j, atom}) < 3:
+            return 0
+        return _parity([next(x for x in mark if x not in (b, j, atom)), b, j, atom], mark)
+
+    def _reference(self, k: int, order: list[int], anchor: list[int], doubles: dict) -> None:
         atom, a = order[k], anchor[k]
         placed = [j for j in self.neighbours[a] if self.slot[j] < k]
         if not placed:
@@ -372,13 +423,13 @@ class _Layout:
         self.refs[k, 0] = self.slot[b]
         for c, j in enumerate(candidates):
             self.refs[k, 1 + c] = self.slot[j]
-            if j in siblings and a in marks:
-                rest = [x for x in marks[a] if x not in (b, j, atom)]
-                if len(rest) == 1:
-                    self.side[k, c] = _parity([rest[0], b, j, atom], marks[a])
+            if j in siblings and a in self.marked:
+                self.side[k, c] = self._side(self.marked[a], b, j, atom)
             elif j in second and (a, b) in doubles:
                 x, y, sign = doubles[a, b]
                 self.twist[k, c] = sign * (1 if atom == x else -1) * (1 if j == y else -1)
+            elif j in second:
+                self.side[k, c] = self._ahead(atom, a, b, j)
 
 
 def _ranks(mol: object) -> list[int]:
