@@ -18,10 +18,12 @@ import numpy as np
 
 from sciar import convert, datasets
 from sciar.bench import Progress, Result, published
+from sciar.bonds import perceive_bonds
 from sciar.errors import DataError, InputError
 from sciar.metrics import conformer as metrics
 from sciar.metrics.distance import bootstrap, ratio_of_means
 from sciar.prompt import Prompt
+from sciar.structure import Structure
 from sciar.validate import validate
 
 if TYPE_CHECKING:
@@ -365,7 +367,7 @@ def _hutchison() -> Iterator[tuple[Mol | None, np.ndarray]]:
     with np.load(_file("conf_hutchison_dev.npz"), allow_pickle=False) as arrays:
         lines = arrays["mapped_smiles_utf8"].tobytes().decode().split("\n")
         shapes = list(zip(arrays["n_conf"].tolist(), arrays["n_atoms"].tolist(), strict=True))
-        positions = arrays["pos"].astype(float)
+        positions, numbers = arrays["pos"].astype(float), np.split(arrays["z"].astype(int), np.cumsum(arrays["n_atoms"])[:-1])
     rules = Chem.SmilesParserParams()
     rules.removeHs = False
     ends = np.cumsum([n_conf * n_atoms for n_conf, n_atoms in shapes])
@@ -374,10 +376,24 @@ def _hutchison() -> Iterator[tuple[Mol | None, np.ndarray]]:
         block = positions[ends[row] - n_conf * n_atoms : ends[row]].reshape(n_conf, n_atoms, 3)
         with rdBase.BlockLogs():
             mol = Chem.MolFromSmiles(line, rules)
-        if mol is None or mol.GetNumAtoms() != n_atoms:
-            yield None, block
+        if mol is None or mol.GetNumAtoms() != n_atoms or not _plain(mol):  # a proton or a charge is missing in the file
+            yield _seen(numbers[row], block[0]), block
         else:
             yield mol, block[:, [atom.GetAtomMapNum() - 1 for atom in mol.GetAtoms()]]
+
+
+def _seen(numbers: np.ndarray, positions: np.ndarray) -> Mol | None:
+    """The molecule that coordinates show, with the total charge (0, +1, -1) that leaves the fewest charged atoms."""
+    found = []
+    for charge in (0, 1, -1):
+        try:
+            structure = perceive_bonds(Structure(numbers=numbers, positions=positions), charge)
+            mol = convert.to_rdkit(structure)
+        except InputError:
+            continue
+        if _plain(mol):
+            found.append((int(np.count_nonzero(structure.charges)) if structure.charges is not None else 0, mol))
+    return min(found, key=lambda pair: pair[0])[1] if found else None
 
 
 def _file(name: str) -> Path:
