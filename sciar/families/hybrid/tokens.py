@@ -105,7 +105,7 @@ class Tokenizer(AbstractTokenizer):
         return {"elements": list(self.config.elements), "max_heavy_atoms": self.config.max_heavy, "properties": list(PROPERTIES)}
 
     def statistics(self, arrays: TokenArrays) -> dict[str, object]:
-        """Mean and spread of the properties, and the elements and largest molecule seen at each level of theory."""
+        """Mean and spread of the properties; the elements and the largest molecule seen, in all and at each level of theory."""
         values = np.asarray(arrays.arrays["properties"], dtype=np.float64)
         facts: dict[str, object] = {}
         if np.isfinite(values).any(axis=0).all():
@@ -119,7 +119,8 @@ class Tokenizer(AbstractTokenizer):
                 codes = np.unique(element[level == code]).tolist()
                 largest = int(heavy[np.asarray(arrays.arrays["theory"]) == code].max())
                 seen[name] = {"elements": [self.config.elements[c] for c in codes], "max_heavy": largest}
-        return facts | {"theories": seen}
+        present = [self.config.elements[c] for c in np.unique(element).tolist()]
+        return facts | {"theories": seen, "elements": present, "max_heavy_atoms": int(heavy.max())}
 
     def check(self, graph: Structure) -> None:
         """Refuse what the family cannot hold.
