@@ -236,9 +236,9 @@ class Rows:
 
     def _refined(self, x: Tensor, state: Tensor, codes: Tensor, mask: Tensor, free: Tensor) -> Tensor:
         """Deterministic denoising of the free atoms from refine_sigma to 0 (Euler in σ; the last step returns the estimate)."""
-        sigmas = (
-            np.geomspace(self.options.refine_sigma, 0.02, self.options.refine) if self.options.refine > 1 else [self.options.refine_sigma]
-        )
+        count = self.options.refine
+        first = self.options.refine_sigma or (0.1 if count <= 2 else 0.3 if count <= 4 else 1.0)
+        sigmas = np.geomspace(first, 0.02, count) if count > 1 else [first]
         for i, sigma in enumerate(sigmas):
             level = torch.full((len(x),), float(sigma), device=x.device)
             clean = self.model.refiner(x, level, state, codes, mask).float()

@@ -36,7 +36,8 @@ class Options:
         word_temperature: of the words. grammar: only characters that can still end in a molecule.
         redraw: how often an atom that lands too close to one four or more bonds away is drawn again.
         guidance: of the property condition; 1 = none.
-        refine: evaluations of the joint refiner, 0 = none. refine_sigma: the error in Å it assumes at its start.
+        refine: evaluations of the joint refiner, 0 = none. refine_sigma: the error in Å it assumes at its start;
+            None = 0.1 for up to two evaluations, 0.3 for up to four, else 1.
         history: the disturbance of earlier atoms that the decoder is told to expect, Å.
         theory: minimum of which level of theory; None = b3lyp where the training data reaches (elements and size), else mmff94s.
         score: also return a log-likelihood of what was drawn: True or "bound" adds one head evaluation per noise level (8),
@@ -54,7 +55,7 @@ class Options:
     redraw: int = 3
     guidance: float = 1.5
     refine: int = 5
-    refine_sigma: float = 1.0
+    refine_sigma: float | None = None
     history: float = 0.01
     theory: str | None = None
     score: bool | str = False
