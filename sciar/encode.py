@@ -70,6 +70,7 @@ def _chunk(job: tuple[type, Any, Sequence[Structure], Path]) -> None:
 
 def _join(kind: type, parts: list[TokenArrays], folder: Path) -> None:
     """Copy `parts` one after the other into flat files; what `TokenArrays.concatenated` does in memory."""
+    parts = [part for part in parts if len(part)]
     if len(parts) < 2:
         (parts[0] if parts else TokenArrays.from_tokens(kind, [])).save(folder)
         return
