@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -110,7 +111,7 @@ def conformer(
     if smiles_file is not None and given:
         raise InputError("generate: expected SMILES or --smiles-file, got both; leave one out")
     lines: Any = lines_of(smiles_file) if smiles_file is not None else given[0] if len(given) == 1 else given or None
-    _generate("conformer", context, smiles=lines, fallback=fallback, **options)
+    _generate("conformer", context, options, smiles=lines, fallback=fallback)
 
 
 @generating.command(context_settings=OPTIONS)
@@ -135,7 +136,7 @@ def molecule(
 ) -> None:
     """New molecules in 3D: sciar generate molecule -n 100 -o new.sdf"""
     limits = {"elements": elements, "n_atoms": range_of(n_atoms), "properties": properties_of(wanted)}
-    _generate("molecule", context, scaffold=scaffold, fixed=fixed, **limits, **_only_options(context))
+    _generate("molecule", context, _only_options(context), scaffold=scaffold, fixed=fixed, **limits)
 
 
 @generating.command(context_settings=OPTIONS)
@@ -159,7 +160,7 @@ def graph(
 ) -> None:
     """New graphs: sciar generate graph -n 1000 -o new.smi"""
     limits = {"elements": elements, "n_atoms": range_of(n_atoms), "properties": properties_of(wanted)}
-    _generate("graph", context, scaffold=scaffold, **limits, **_only_options(context))
+    _generate("graph", context, _only_options(context), scaffold=scaffold, **limits)
 
 
 @generating.command(context_settings=OPTIONS)
@@ -191,7 +192,7 @@ def crystal(
         raise InputError("generate: expected formulas or --formula-file, got both; leave one out")
     lines: Any = lines_of(formula_file) if formula_file is not None else given[0] if len(given) == 1 else given or None
     limits = {"elements": elements, "n_atoms": range_of(n_atoms), "properties": properties_of(wanted)}
-    _generate("crystal", context, formula=lines, spacegroup=spacegroup, pxrd=pxrd, fixed=fixed, **limits, **options)
+    _generate("crystal", context, options, formula=lines, spacegroup=spacegroup, pxrd=pxrd, fixed=fixed, **limits)
 
 
 @verbs.command()
@@ -261,6 +262,7 @@ def bench(
     from sciar.bench import run
 
     options = _only_options(context)
+    _unclaimed(options, run, "bench")
     with _rows(quiet) as progress:
         result = run(name, model=model, samples=samples, json=json_file, n=n, seed=seed, progress=progress, **options)
     typer.echo(str(result))
@@ -346,17 +348,18 @@ def _say(sentence: str, code: int) -> int:
     return code
 
 
-def _generate(task: str, context: typer.Context, **arguments: Any) -> None:
-    """Draw with the verb's own arguments and those that all verbs of `generate` have."""
+def _generate(task: str, context: typer.Context, options: dict[str, Any], **arguments: Any) -> None:
+    """Draw with the verb's own arguments, those that all verbs of `generate` have, and the sampler's options."""
     from sciar.generate import generate
 
+    _unclaimed(options, generate, f"generate {task}")
     common = "n seed device model retry keep batch_size drop_invalid out".split()
     shared: dict[str, Any] = {name: context.params[name] for name in common}
     report: Path | None = context.params["report"]
     if report is not None and not report.parent.is_dir():
         raise InputError(f"report: expected an existing folder, got {report.parent}; create it first")
     with _bar(context.params["quiet"], "sample") as progress:
-        samples = generate(task, progress=progress, **shared, **arguments)
+        samples = generate(task, progress=progress, **shared, **arguments, **options)
     _finish(samples, shared["out"], report)
 
 
@@ -380,6 +383,13 @@ def _only_options(context: typer.Context) -> dict[str, Any]:
     if free:
         raise InputError(f"generate: expected options only, got {free[0]!r}; see `--help`")
     return options
+
+
+def _unclaimed(options: dict[str, Any], function: Callable[..., Any], verb: str) -> None:
+    """Refuse options that would be another argument of the function they go to."""
+    for name in options:
+        if name in inspect.signature(function).parameters:
+            raise InputError(f"{verb}: --{name.replace('_', '-')} is not one of its options; `sciar {verb} --help` lists them")
 
 
 @contextlib.contextmanager

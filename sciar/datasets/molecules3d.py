@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import lzma
 import multiprocessing
+import os
 import time
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def read(root: Path, start: int = 0) -> Iterator[Item]:
     order = np.random.default_rng(0).permutation(len(geom))
     pairs = zip_longest((geom[i] for i in order), moses)
     mixed = [smiles for smiles in chain.from_iterable(pairs) if smiles is not None][: INFO.n_rows]
-    yield from generate(mixed, start=start, exclude=exclude)
+    yield from generate(mixed, workers=os.cpu_count() or 1, start=start, exclude=exclude)
 
 
 def build(

@@ -106,6 +106,20 @@ def test_stereo_signs_agree_with_the_coordinates(molecules: list, tokenizer: Tok
     assert (local[..., 1].sign()[twisted] == geometry.twist[twisted]).all()
 
 
+def test_stereo_signs_are_kept_by_every_draw(molecules: list, tokenizer: Tokenizer, model: Model) -> None:
+    """Untrained weights draw nonsense, but on the side that is demanded."""
+    model.eval()
+    prompts = [Prompt(graph=m.replace(positions=None)) for m in molecules]
+    drawn = [d.tokens for d in model.sample(prompts, [(5, i) for i in range(len(prompts))], steps=2, refine=0, precision="32")]
+    batch = collate(Tokens, drawn)
+    codes = graph_codes(batch["bonds"].clamp(min=0), batch.masks["bonds"], batch["anchor"].shape[1])
+    geometry = local_geometry(batch["positions"], batch["anchor"], batch["refs"], batch["side"], batch["twist"], codes)
+    local = torch.einsum("bnij,bnj->bni", geometry.axes, batch["positions"] - geometry.origin)
+    for sign, along in ((geometry.side, 2), (geometry.twist, 1)):
+        assert (sign != 0).sum() >= 2
+        assert (local[..., along] * sign > -1e-5).all()
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**31))
 def test_what_a_slot_sees_does_not_depend_on_the_frame(seed: int) -> None:
@@ -172,9 +186,7 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, model
     graph = molecules[7].replace(positions=None)
     draw = next(
         iter(
-            model.sample(
-                [Prompt(graph=graph)], [(3, 0)], steps=1, hydrogen_steps=1, refine=0, redraw=0, history=float(np.exp(-7.0)), precision="32"
-            )
+            model.sample([Prompt(graph=graph)], [(3, 0)], steps=1, hydrogen_steps=1, refine=0, history=float(np.exp(-7.0)), precision="32")
         )
     )
     batch = collate(Tokens, [draw.tokens])

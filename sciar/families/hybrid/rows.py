@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,17 +13,13 @@ from torch import Tensor
 from sciar.batch import Batch, collate
 from sciar.families.hybrid.fixed import laid_over
 from sciar.families.hybrid.model import gather, local_geometry
-from sciar.families.hybrid.tokens import BOND_TYPES, Tokens
+from sciar.families.hybrid.tokens import Tokens
 from sciar.family import Draw
 from sciar.nn.cache import StaticCache
 
 if TYPE_CHECKING:
     from sciar.families.hybrid.model import Model
     from sciar.families.hybrid.sample import Options
-
-CONTACT = 0.72  # of the sum of van der Waals radii: a little above where the validator calls it a clash
-UNITED = 1.25  # carbon and its hydrogens: heavy atoms five or more bonds away keep this much more distance
-HYDROGEN_BOND = 0.64  # the same for hydrogen and N, O or F
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -43,29 +39,6 @@ class Job:
     word_score: float
     calls: int
     pins: Pins | None = None
-
-
-def _contacts(elements: Sequence[str]) -> Tensor:
-    """How near two atoms of any two elements may come, Å (e, e)."""
-    from rdkit import Chem
-
-    radius = torch.tensor([Chem.GetPeriodicTable().GetRvdw(e) for e in elements])
-    factor = torch.full((len(elements), len(elements)), CONTACT)
-    for i, first in enumerate(elements):
-        for j, second in enumerate(elements):
-            if "H" in (first, second) and {first, second} & {"N", "O", "F"}:
-                factor[i, j] = HYDROGEN_BOND
-    return factor * (radius[:, None] + radius)
-
-
-def _placed(origin: Tensor, axes: Tensor, local: Tensor) -> Tensor:
-    return origin + torch.einsum("bij,bi->bj", axes, local)
-
-
-def _room(origin: Tensor, axes: Tensor, local: Tensor, positions: Tensor, allowed: Tensor) -> Tensor:
-    """Smallest distance minus allowed distance of the new atom to the earlier ones (b), Å; negative = too close."""
-    distance = (positions - _placed(origin, axes, local)[:, None]).norm(dim=-1)
-    return torch.where(allowed > 0, distance - allowed, torch.inf).amin(1)
 
 
 class Rows:
@@ -90,8 +63,6 @@ class Rows:
             "twist": zeros(n, 4, dtype=torch.long),
         }
         self.heavy = zeros(n, dtype=torch.bool)
-        self.element = zeros(n, dtype=torch.long)
-        self.contacts = _contacts(model.tokenizer.config.elements).to(self.device)
         self.length, self.at, self.pinned = zeros(dtype=torch.long), zeros(dtype=torch.long), zeros(dtype=torch.long)
         self.score = zeros(dtype=torch.float64)
         self.job: list[Job | None] = [None] * b
@@ -133,7 +104,6 @@ class Rows:
             store[where, :n] = batch[name]
         self.heavy[where] = False
         self.heavy[where, :n] = batch["features"][..., 0] != self.model.tokenizer.element_code.get(1, -1)
-        self.element[where, :n] = batch["features"][..., 0]
         self.length[where] = batch.masks["atoms"].sum(1)
         self.at[where], self.score[where], self.positions[where], self.pinned[where] = 0, 0.0, 0.0, 0
         for r, job in new:
@@ -176,36 +146,26 @@ class Rows:
             local[some] = model.head.sample(z[some], self.noise[some, at[some]], steps, options.solver, options.temperature, noise)
         origin = geometry.origin[:, 0] if model.config.target == "residual" else torch.zeros_like(local)
         axes = geometry.axes[:, 0]
-        far = (codes[:, 0] >= BOND_TYPES + 3) & (slot < at[:, None])
-        apart = (codes[:, 0] >= BOND_TYPES + 4) & self.heavy[rows, at][:, None] & self.heavy[:, :w]
-        allowed = self.contacts[self.element[rows, at][:, None], self.element[:, :w]] * far * torch.where(apart, UNITED, 1.0)
-        room = _room(origin, axes, local, positions, allowed)
-        for attempt in range(options.redraw):
-            some = (running & drawn & (room < 0)).nonzero()[:, 0]
-            if not len(some):
-                break
-            start, noise = self._fresh(some, at)(-1 - attempt), self._fresh(some, at)
-            again = model.head.sample(z[some], start, options.steps, options.solver, options.temperature, noise)
-            found = _room(origin[some], axes[some], again, positions[some], allowed[some])
-            better = some[found > room[some]]
-            local[better], room[better] = again[found > room[some]], found[found > room[some]]
-            self.calls[some.cpu().numpy()] += options.steps
+        if model.config.frame == "local" and model.config.target == "residual":
+            # all that a stereo mark demands is a side of a plane; the mirror image of a miss is there
+            demand = torch.stack([torch.zeros_like(geometry.side), geometry.twist, geometry.side], -1)[:, 0]
+            local = torch.where(local * demand < 0, -local, local)
         if options.score:
             probe = self.probe[rows, at]
             value = model.head.log_likelihood(z, local) if options.score == "exact" else model.head.likelihood_bound(z, local, probe)
             self.score += torch.where(drawn & running, value, 0.0).double()
-        placed = _placed(origin, axes, local)
+        placed = origin + torch.einsum("bij,bi->bj", axes, local)
         active = self.at < self.length
         self.positions[rows[active], at[active]] = torch.where(drawn[:, None], placed, self.positions[rows, at])[active]
         self.calls += torch.where(active, wanted * drawn + 1, 0).cpu().numpy()
         self.at += active
 
     def _fresh(self, some: Tensor, at: Tensor) -> Callable[[int], Tensor]:
-        """Noise of the stochastic solver (steps ≥ 0) and of redraws (steps < 0): a function of (key, slot, step)."""
+        """Noise of the stochastic solver: a function of (key, slot, step)."""
 
         def noise(step: int) -> Tensor:
             pairs = [(self.job[r], int(at[r])) for r in some.tolist()]
-            made = [np.random.default_rng([*job.key, 3, a, step + 1000]).standard_normal(3) for job, a in pairs if job]
+            made = [np.random.default_rng([*job.key, 3, a, step]).standard_normal(3) for job, a in pairs if job]
             return torch.from_numpy(np.array(made, dtype=np.float32)).to(self.device)
 
         return noise

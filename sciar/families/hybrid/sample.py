@@ -34,7 +34,6 @@ class Options:
         anneal: fewest solver steps, reached at the last slot; 0 = the same for all slots.
         solver: "2m", "heun" or "sde". temperature: scales the noise of the coordinates; below 1 is nearer to the mode.
         word_temperature: of the words. grammar: only characters that can still end in a molecule.
-        redraw: how often an atom that lands too close to one four or more bonds away is drawn again (few clashes less, more stereo errors).
         guidance: of the property condition; 1 = none.
         refine: evaluations of the joint refiner, 0 = none. refine_sigma: the error in Å it assumes at its start;
             None = 0.1 for up to two evaluations, 0.3 for up to four, else 1.
@@ -52,7 +51,6 @@ class Options:
     temperature: float = 1.0
     word_temperature: float = 1.0
     grammar: bool = True
-    redraw: int = 0
     guidance: float = 1.5
     refine: int = 5
     refine_sigma: float | None = None
@@ -62,7 +60,7 @@ class Options:
     precision: str = "bf16"
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("hydrogen_steps", 1), ("refine", 0), ("anneal", 0), ("redraw", 0)):
+        for name, least in (("steps", 1), ("hydrogen_steps", 1), ("refine", 0), ("anneal", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"sample: expected {name} ≥ {least}, got {getattr(self, name)}")
         if self.score not in (False, True, "bound", "exact"):
