@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +24,7 @@ from torch.utils.data import DataLoader
 from sciar import __version__, encode
 from sciar.batch import Batch, TokenArrays
 from sciar.config import Config, fill, to_dict
-from sciar.errors import DataError, InputError
+from sciar.errors import DataError, InputError, SciarError
 from sciar.family import Model, load_family
 from sciar.loader import Batches, plan
 
@@ -39,7 +41,7 @@ class Learner(L.LightningModule):
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         parts = self.model.loss(batch, self._generator(self.config.train.seed, self.global_step, self.global_rank))
         if not torch.isfinite(parts["loss"]):
-            raise FloatingPointError(f"train: the loss is not finite at step {self.global_step}; lower train.lr or use train.precision=32")
+            raise SciarError(f"train: the loss is not finite at step {self.global_step}; lower train.lr or use train.precision=32")
         self._tokens += int(max(m.sum() for m in batch.masks.values()))
         self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, prog_bar=True)
         return parts["loss"]
@@ -126,6 +128,8 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
     train = config.train
     ranks = train.devices
     rank = int(os.environ.get("LOCAL_RANK", 0))
+    for part in ("lightning.pytorch", "lightning.fabric"):  # tips and notices; its errors are exceptions
+        logging.getLogger(part).setLevel(logging.ERROR)
     trainer = L.Trainer(
         default_root_dir=folder,
         max_steps=train.steps,
@@ -164,7 +168,9 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
     checks: Any = [validation.batch(rows) for rows in plan(validation, config.data.batch_tokens, 0, 0)] if len(validation) else []
     held_out = DataLoader(checks, batch_size=None)
     started = time.time()
-    trainer.fit(learner, loader, held_out if len(validation) else None, ckpt_path=str(state) if done else None, weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.|torch\.")  # resuming into a folder that is not empty is what we do
+        trainer.fit(learner, loader, held_out if len(validation) else None, ckpt_path=str(state) if done else None, weights_only=True)
     if not trainer.is_global_zero:
         return folder / "weights.safetensors"
     facts = {"records": len(training), "seconds": round(time.time() - started), "hardware": _hardware(learner.device)}
