@@ -117,6 +117,7 @@ def conformer(
 @generating.command(context_settings=OPTIONS)
 def molecule(
     context: typer.Context,
+    formula: Annotated[str | None, typer.Option(help="Composition such as C6H6O.")] = None,
     scaffold: Scaffold = None,
     fixed: Fixed = None,
     elements: Elements = None,
@@ -136,7 +137,7 @@ def molecule(
 ) -> None:
     """New molecules in 3D: sciar generate molecule -n 100 -o new.sdf"""
     limits = {"elements": elements, "n_atoms": range_of(n_atoms), "properties": properties_of(wanted)}
-    _generate("molecule", context, _only_options(context), scaffold=scaffold, fixed=fixed, **limits)
+    _generate("molecule", context, _only_options(context), formula=formula, scaffold=scaffold, fixed=fixed, **limits)
 
 
 @generating.command(context_settings=OPTIONS)

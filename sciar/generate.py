@@ -112,9 +112,9 @@ def generate(
         smiles: one SMILES or a list: draw conformers.
         scaffold: SMILES of a fragment the answer must contain, `*` where it may grow.
         fixed: atoms with positions that the answer must contain: Structure, RDKit Mol or file.
-        formula: one formula or a list: draw crystals of this composition.
-        elements: the only elements allowed.
-        n_atoms: number of atoms, or (fewest, most).
+        formula: one formula or a list: draw crystals, or with task "molecule" isomers, of this composition.
+        elements: the only elements allowed; molecules may also have hydrogen.
+        n_atoms: number of atoms, or (fewest, most), of molecules with hydrogens, of graphs without.
         spacegroup: international number, 1 to 230.
         pxrd: powder pattern: rows or a file of (2θ in degrees, intensity).
         properties: wanted values, the unit in the key: {"gap_eV": 5.0}.
@@ -209,12 +209,8 @@ def _ready(
             raise InputError(f"option: expected {', '.join(accepted) or 'none'} for model {name!r}, got {option!r}; {hint}")
     if how.keep < 1 and (accepted is None or "score" in accepted):
         options = {"score": True, **options}
-    if request.options and accepted is not None and not request.options.keys() <= set(accepted):
-        raise InputError(
-            f"model {name!r}: expected no {', '.join(request.options)}=, which it cannot promise; leave it out or use another model"
-        )
     examine = getattr(generator.tokenizer, "check", None)
-    return generator, tuple(_examined(row, examine) for row in rows) if examine else rows, {**request.options, **options}
+    return generator, tuple(_examined(row, examine) for row in rows) if examine else rows, dict(options)
 
 
 def _examined(row: Row, examine: Callable[[Any], object]) -> Row:

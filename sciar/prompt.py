@@ -10,33 +10,35 @@ from sciar.structure import Structure
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prompt:
-    """Everything an answer must contain; an empty prompt asks for a structure de novo.
+    """Everything an answer must contain; an empty prompt asks for a molecule de novo.
 
     Args:
         graph: a bonded molecule with explicit hydrogens and without positions: draw its coordinates (a conformer).
         scaffold: SMILES of a fragment the molecule must contain; `*` marks where it may grow.
         fixed: atoms with positions in Å that the answer must contain as they are.
         properties: wanted values, the unit in the key: {"gap_eV": 5.0}.
+        elements: the only element symbols allowed; a molecule's hydrogens are among them if it may have any.
         composition: wanted number of atoms per element symbol.
         n_atoms: (fewest, most) atoms.
         space_group: international number 1..230.
         pxrd: rows (2θ in degrees, intensity).
+        crystal: the answer is periodic.
     """
 
     graph: Structure | None = None
     scaffold: str | None = None
     fixed: Structure | None = None
     properties: Mapping[str, float] = field(default_factory=dict)
+    elements: tuple[str, ...] | None = None
     composition: Mapping[str, int] | None = None
     n_atoms: tuple[int, int] | None = None
     space_group: int | None = None
     pxrd: object | None = None
+    crystal: bool = False
 
     @property
     def task(self) -> str:
         """ "conformer", "crystal" or "molecule": what kind of answer this prompt asks for."""
         if self.graph is not None:
             return "conformer"
-        if self.composition is not None or self.space_group is not None or self.pxrd is not None:
-            return "crystal"
-        return "molecule"
+        return "crystal" if self.crystal else "molecule"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sciar.structure import NUMBERS, SYMBOLS, Structure
 TASKS = ("conformer", "molecule", "graph", "crystal")
 ALLOWED: Mapping[str, frozenset[str]] = {
     "conformer": frozenset({"smiles", "fixed"}),
-    "molecule": frozenset({"scaffold", "fixed", "elements", "n_atoms", "properties"}),
+    "molecule": frozenset({"formula", "scaffold", "fixed", "elements", "n_atoms", "properties"}),
     "graph": frozenset({"scaffold", "elements", "n_atoms", "properties"}),
     "crystal": frozenset({"formula", "fixed", "elements", "n_atoms", "spacegroup", "pxrd", "properties"}),
 }
@@ -56,14 +56,12 @@ class Request:
         n: draws for each row.
         rows: one per line of input.
         arguments: what was asked in JSON's types, enough to ask again.
-        options: constraints that are not part of a prompt and go to the sampler (`elements`).
     """
 
     task: str
     n: int
     rows: tuple[Row, ...]
     arguments: Mapping[str, Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check(task: str | None = None, *, n: int = 1, **constraints: Any) -> Request:
@@ -80,11 +78,12 @@ def check(task: str | None = None, *, n: int = 1, **constraints: Any) -> Request
     whole(n, "n", 1)
     given = {name: value for name, value in constraints.items() if value is not None}
     task = _task(task, given)
-    shared: dict[str, Any] = {}
+    shared: dict[str, Any] = {"crystal": task == "crystal"}
     arguments: dict[str, Any] = {"task": task, "n": n}
-    options: dict[str, Any] = {}
     if "elements" in given:
-        options["elements"] = arguments["elements"] = elements(given["elements"])
+        arguments["elements"] = elements(given["elements"])
+        hydrogen = ["H"] if task in ("molecule", "graph") else []  # as everywhere in SMILES, hydrogens need not be named
+        shared["elements"] = tuple(dict.fromkeys([*arguments["elements"], *hydrogen]))
     if "n_atoms" in given:
         shared["n_atoms"] = arguments["n_atoms"] = _n_atoms(given["n_atoms"])
     if "spacegroup" in given:
@@ -96,6 +95,7 @@ def check(task: str | None = None, *, n: int = 1, **constraints: Any) -> Request
     if "fixed" in given:
         shared["fixed"] = _fixed(given["fixed"])
         arguments["fixed"] = pack(shared["fixed"])
+    _only_allowed(shared)
     if "pxrd" in given:
         shared["pxrd"] = _pattern(given["pxrd"])
         arguments["pxrd"] = shared["pxrd"].tolist()
@@ -105,13 +105,13 @@ def check(task: str | None = None, *, n: int = 1, **constraints: Any) -> Request
         rows = tuple(_attempt(line, lambda text: Prompt(graph=parse_smiles(text), **shared)) for line in lines)
     elif "formula" in given:
         lines, arguments["formula"] = _lines(given["formula"], "formula")
-        rows = tuple(_attempt(line, lambda text: _crystal(text, shared, options)) for line in lines)
+        rows = tuple(_attempt(line, lambda text: _composed(text, shared)) for line in lines)
     else:
         rows = (Row(prompt=Prompt(**shared)),)
     if all(row.problem for row in rows):
         problem = rows[0].problem or ""
         raise InputError(problem if len(rows) == 1 else f"{problem} (and {len(rows) - 1} more rows, none of which can be drawn)")
-    return Request(task, n, rows, arguments, options)
+    return Request(task, n, rows, arguments)
 
 
 def whole(value: Any, name: str, least: int, most: int | None = None) -> int:
@@ -294,9 +294,23 @@ def _pattern(value: Any) -> np.ndarray:
     return table
 
 
-def _crystal(formula: str, shared: Mapping[str, Any], options: Mapping[str, Any]) -> Prompt:
+def _only_allowed(shared: Mapping[str, Any]) -> None:
+    """Refuse given atoms of an element that is not allowed."""
+    from rdkit import Chem
+
+    parts: dict[str, set[str]] = {}
+    if "scaffold" in shared:
+        parts["scaffold"] = {atom.GetSymbol() for atom in Chem.MolFromSmiles(shared["scaffold"]).GetAtoms()} - {"*"}
+    if "fixed" in shared:
+        parts["fixed"] = {SYMBOLS[z] for z in shared["fixed"].numbers}
+    for name, held in parts.items():
+        if foreign := sorted(held - set(shared.get("elements", held))):
+            raise InputError(f"{name}: expected only the elements in elements=, got {', '.join(foreign)}; leave one of the two out")
+
+
+def _composed(formula: str, shared: Mapping[str, Any]) -> Prompt:
     composition = parse_formula(formula)
-    foreign = sorted(composition.keys() - set(options.get("elements", composition)))
+    foreign = sorted(composition.keys() - set(shared.get("elements", composition)))
     if foreign:
         raise InputError(
             f"formula {formula!r}: expected only the elements in elements=, got {', '.join(foreign)}; leave one of the two out"
@@ -304,8 +318,7 @@ def _crystal(formula: str, shared: Mapping[str, Any], options: Mapping[str, Any]
     if "n_atoms" in shared:
         few, most = shared["n_atoms"]
         size = sum(composition.values())
-        if most // size * size < few:
-            raise InputError(
-                f"formula {formula!r}: expected {few} to {most} atoms (n_atoms=), got multiples of {size}; leave one of the two out"
-            )
+        if (most // size * size if shared["crystal"] else size) < few or size > most:
+            units = "multiples of " if shared["crystal"] else ""
+            raise InputError(f"formula {formula!r}: expected {few} to {most} atoms (n_atoms=), got {units}{size}; leave one of the two out")
     return Prompt(composition=composition, **shared)

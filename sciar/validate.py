@@ -7,7 +7,7 @@ closest contacts, stereo) depends on the graph alone, is worked out once per gra
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,8 @@ def _molecule(structure: Structure, prompt: Prompt) -> Verdict:
         return Verdict(structure, None, expected.faults)
     mol = expected.mol
     size = wrong_size(structure, prompt.n_atoms)
-    reasons = [*expected.faults, wrong_composition(structure, prompt.composition), size, lacks_scaffold(mol, prompt.scaffold)]
+    composition, foreign = wrong_composition(structure, prompt.composition), foreign_elements(structure, prompt.elements)
+    reasons = [*expected.faults, composition, foreign, size, lacks_scaffold(mol, prompt.scaffold)]
     if structure.positions is not None:
         mol = add_conformer(mol, structure.positions)
         if structure.tetrahedral is None and structure.double_bonds is None:
@@ -135,6 +136,7 @@ def _crystal(structure: Structure, prompt: Prompt) -> Verdict:
     reasons = [
         close_sites(crystal),
         wrong_composition(structure, prompt.composition, multiples=True),
+        foreign_elements(structure, prompt.elements),
         wrong_size(structure, prompt.n_atoms),
     ]
     return Verdict(structure, crystal, tuple(reason for reason in reasons if reason))
@@ -185,6 +187,12 @@ def wrong_composition(structure: Structure, composition: Mapping[str, int] | Non
     if got == Counter({symbol: units * count for symbol, count in asked.items()}):
         return None
     return f"wrong composition: {_formula(got)}, expected {_formula(asked)}"
+
+
+def foreign_elements(structure: Structure, elements: Sequence[str] | None) -> str | None:
+    """Elements that are not allowed."""
+    foreign = sorted({SYMBOLS[z] for z in structure.numbers} - set(elements)) if elements is not None else []
+    return f"wrong composition: {', '.join(foreign)}, expected only {' '.join(elements or ())}" if foreign else None
 
 
 def wrong_size(structure: Structure, n_atoms: tuple[int, int] | None) -> str | None:

@@ -201,7 +201,7 @@ def test_crystals() -> None:
     assert kinds(salt.replace(cell=np.zeros((3, 3)))) == ["volume"]
     tiny = Structure(np.array([6]), positions=np.zeros((1, 3)), cell=np.diag([0.3, 4, 4]))
     assert kinds(tiny) == ["clash"], "an atom and its own image"
-    assert kinds(salt.replace(cell=None), Prompt(composition={"Na": 1})) == ["no cell"]
+    assert kinds(salt.replace(cell=None), Prompt(composition={"Na": 1}, crystal=True)) == ["no cell"]
     assert kinds(salt.replace(positions=None)) == ["no coordinates"]
 
 

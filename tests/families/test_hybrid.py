@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sciar
 from sciar import datasets
 from sciar.batch import collate
 from sciar.convert import from_smiles, to_smiles
@@ -294,6 +295,16 @@ def test_what_the_grammar_lets_through_is_a_molecule(numbers: list[int]) -> None
         from rdkit import Chem
 
         assert Chem.MolFromSmiles(text) is not None, text
+
+
+def test_size_formula_and_elements_are_kept() -> None:
+    """With the bundled weights: what is asked for is in every draw, and the verdict says nothing about it."""
+    sized = sciar.generate("molecule", n=8, model="qm9-hybrid", seed=1, n_atoms=(12, 14))
+    assert all(12 <= v.structure.n_atoms <= 14 for v in sized)
+    isomers = sciar.generate("molecule", n=4, model="qm9-hybrid", seed=1, formula="C6H10O")
+    assert [v.structure.formula for v in isomers] == ["C6H10O"] * 4
+    plain = sciar.generate("molecule", n=8, model="qm9-hybrid", seed=1, elements="C,N")
+    assert all({*v.structure.numbers.tolist()} <= {1, 6, 7} for v in plain)
 
 
 def test_fixed_atoms_stay_where_they_are(molecules: list, model: Model) -> None:

@@ -16,6 +16,7 @@ from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig
 from sciar.families.octree.constraints import Room, allowed_bytes, scaffold_atoms
 from sciar.families.octree.model import hidden_masks, random_rotations
 from sciar.families.octree.rows import Rows, choose
+from sciar.notation import parse_formula
 from sciar.prompt import Prompt
 from sciar.structure import Structure
 from sciar.testing import check_family, check_raises, check_sampler
@@ -159,10 +160,10 @@ def test_cached_equals_teacher_forced(tokenizer: Tokenizer, layout: str, place: 
 def test_events_of_a_level_can_be_drawn_together(tokenizer: Tokenizer) -> None:
     """Fewer passes, the same constraints; with one event a pass nothing changes."""
     model = made(tokenizer, layout="queries").eval()
-    prompts = [Prompt(n_atoms=(12, 12))] * 5
+    prompts = [Prompt(n_atoms=(12, 12), composition=parse_formula("C4H6O2"))] * 5
     passes = {}
     for together in (1, 4, 32):
-        draws = list(model.sample(prompts, [(0, i) for i in range(5)], 3, together=together, composition="C4H6O2", **PLAIN))
+        draws = list(model.sample(prompts, [(0, i) for i in range(5)], 3, together=together, **PLAIN))
         assert {model.tokenizer.decode(d.tokens).formula for d in draws} == {"C4H6O2"}
         passes[together] = sum(d.calls for d in draws) / 5
     assert passes[32] == 6 and passes[4] < 0.5 * passes[1]
@@ -267,13 +268,15 @@ def test_number_composition_and_elements_are_kept(tokenizer: Tokenizer, layout: 
     model = made(tokenizer, layout=layout).eval()
     assert {s.n_atoms for s in drawn(model, [Prompt(n_atoms=(18, 18))] * 5)} == {18}
     assert all(5 <= s.n_atoms <= 7 for s in drawn(model, [Prompt(n_atoms=(5, 7))] * 5))
-    assert {s.formula for s in drawn(model, [Prompt()] * 5, composition="C6H6O")} == {"C6H6O"}
-    assert all(set(s.numbers.tolist()) <= {1, 6} for s in drawn(model, [Prompt(n_atoms=(4, 9))] * 5, elements=["H", "C"]))
+    assert {s.formula for s in drawn(model, [Prompt(composition=parse_formula("C6H6O"))] * 5)} == {"C6H6O"}
+    assert all(set(s.numbers.tolist()) <= {1, 6} for s in drawn(model, [Prompt(n_atoms=(4, 9), elements=("H", "C"))] * 5))
 
 
 def test_fixed_atoms_are_contained_as_they_are(model: Model, molecules: list) -> None:
     part = molecules[3].subset(np.arange(4)).shifted(np.array([5.0, -3.0, 1.0])).replace(bonds=None)
-    for s in drawn(model, [Prompt(fixed=part, n_atoms=(10, 12))] * 6) + drawn(model, [Prompt(fixed=part)] * 2, composition="C5H8O4N2"):
+    for s in drawn(model, [Prompt(fixed=part, n_atoms=(10, 12))] * 6) + drawn(
+        model, [Prompt(fixed=part, composition=parse_formula("C5H8O4N2"))] * 2
+    ):
         apart = np.linalg.norm(s.positions[:, None] - part.positions, axis=-1)
         nearest = apart.argmin(0)
         assert apart.min(0).max() <= np.sqrt(3) * 0.005 + 1e-6 and (s.numbers[nearest] == part.numbers).all()
@@ -306,7 +309,7 @@ def test_a_scaffold_becomes_fixed_atoms(model: Model) -> None:
     atoms = scaffold_atoms("c1ccccc1*", (0, 0))
     assert atoms.formula == "C6H5"
     assert scaffold_atoms("c1ccccc1", (0, 0)).formula == "C6H5"
-    s = drawn(model, [Prompt(scaffold="c1ccccc1*")], elements=["C", "H"])[0]
+    s = drawn(model, [Prompt(scaffold="c1ccccc1*", elements=("C", "H"))])[0]
     assert (s.numbers == 6).sum() >= 6 and (s.numbers == 1).sum() >= 5
 
 
@@ -323,16 +326,16 @@ def test_guidance_and_properties(tokenizer: Tokenizer) -> None:
     ("prompt", "options", "words"),
     [
         (Prompt(n_atoms=(40, 50)), {}, ["n_atoms", "at most 32"]),
-        (Prompt(n_atoms=(4, 5)), {"composition": "C6H6"}, ["composition", "4 to 5 atoms", "12"]),
-        (Prompt(), {"composition": "C60"}, ["composition", "60"]),
-        (Prompt(), {"composition": "CH3Cl"}, ["composition", "Cl"]),
-        (Prompt(), {"composition": "C6H6", "elements": ["C"]}, ["elements="]),
-        (Prompt(), {"elements": ["Xe"]}, ["elements", "Xe"]),
-        (Prompt(), {"elements": []}, ["elements", "none"]),
+        (Prompt(n_atoms=(4, 5), composition=parse_formula("C6H6")), {}, ["composition", "4 to 5 atoms", "12"]),
+        (Prompt(composition={"C": 60}), {}, ["composition", "60"]),
+        (Prompt(composition=parse_formula("CH3Cl")), {}, ["composition", "Cl"]),
+        (Prompt(composition=parse_formula("C6H6"), elements=("C",)), {}, ["elements="]),
+        (Prompt(elements=("Xe",)), {}, ["elements", "Xe"]),
+        (Prompt(elements=()), {}, ["elements", "none"]),
         (Prompt(fixed=Structure(np.array([6, 6]), np.array([[0, 0, 0], [0, 0, 20.0]]))), {}, ["10.00 Å"]),
         (Prompt(fixed=Structure(np.array([6, 6]), np.array([[0, 0, 0], [0, 0, 0.5]]))), {}, ["0.50"]),
         (Prompt(fixed=Structure(np.array([6, 6]), np.array([[0, 0, 0], [0, 0, 1.5]])), n_atoms=(1, 1)), {}, ["fixed", "got 2"]),
-        (Prompt(fixed=Structure(np.array([9]), np.zeros((1, 3)))), {"composition": "CH4"}, ["fixed", "formula"]),
+        (Prompt(fixed=Structure(np.array([9]), np.zeros((1, 3))), composition=parse_formula("CH4")), {}, ["fixed", "formula"]),
         (Prompt(graph=Structure(np.array([6]))), {}, ["de novo"]),
         (Prompt(), {"temperature": 1.0}, ["unknown option", "temperature"]),
         (Prompt(), {"tree_temperature": 0.0}, ["tree_temperature above 0"]),
@@ -412,7 +415,7 @@ def test_trained_and_drawn_through_the_front_door(weights: Path) -> None:
     assert len(ranked) == 3
     exact = sciar.generate("molecule", n=4, model=weights, seed=1, n_atoms=11, elements=["C", "H"])
     assert {v.structure.n_atoms for v in exact} == {11} and all(set(v.structure.numbers.tolist()) <= {1, 6} for v in exact)
-    wished = sciar.generate("molecule", n=2, model=weights, seed=1, properties={"gap_eV": 7.0}, composition="C3H8O", guidance=1.5)
+    wished = sciar.generate("molecule", n=2, model=weights, seed=1, properties={"gap_eV": 7.0}, formula="C3H8O", guidance=1.5)
     assert {v.structure.formula for v in wished} == {"C3H8O"}
     check_raises(lambda: sciar.generate("molecule", model=weights, properties={"gap_ev": 7.0}), InputError, "did you mean 'gap_eV'")
 

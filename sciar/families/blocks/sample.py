@@ -23,7 +23,7 @@ from sciar.families.blocks.tokens import Tokens
 from sciar.family import Draw
 from sciar.nn.graph_transformer import PairCache
 from sciar.prompt import Prompt
-from sciar.structure import NUMBERS, SYMBOLS
+from sciar.structure import SYMBOLS
 
 if TYPE_CHECKING:
     from sciar.families.blocks.model import Model
@@ -42,7 +42,6 @@ class Options:
         valence: only bonds that no atom's largest bond order sum in the training data forbids.
         sampler: of the kernels with noise levels: "sid" (predict and noise again) or "posterior". steps: noise levels, 0 = as trained.
         temperature: of all logits; below 1 is nearer to the mode. guidance: of the property condition; 1 = none.
-        elements: the only ones allowed.
         score: accepted for every model; the log-probability of the drawn path is always returned.
         precision: "32" or "bf16".
     """
@@ -54,7 +53,6 @@ class Options:
     steps: int = 0
     temperature: float = 1.0
     guidance: float = 1.5
-    elements: tuple[str, ...] | list[str] | None = None
     score: bool = False
     precision: str = "32"
 
@@ -80,6 +78,7 @@ class _Graph:
     room: np.ndarray  # bonds a node of the scaffold may still get; -1 = any number
     starred: bool  # every `*` of the scaffold must be used
     forced: list[Piece]
+    allowed: np.ndarray  # of the atom types
     kind: np.ndarray
     level: np.ndarray
     degree: np.ndarray
@@ -152,6 +151,10 @@ def _graph(model: Model, index: int, prompt: Prompt, key: tuple[int, int], optio
     few, most = prompt.n_atoms or (1, config.max_atoms)
     if few > config.max_atoms:
         raise InputError(f"n_atoms: expected at most {config.max_atoms} for these weights, got {few}; ask for fewer")
+    symbols = [SYMBOLS[z] for z, _, _ in model.tokenizer.types]
+    allowed = np.array([prompt.elements is None or symbol in prompt.elements for symbol in symbols])
+    if not allowed.any():
+        raise InputError(f"elements: expected some of {' '.join(sorted({*symbols}))}, got none of them; name others")
     forced, room = pieces(model.tokenizer, prompt.scaffold) if prompt.scaffold else ([], np.zeros(0, dtype=np.int64))
     if sum(len(piece.kind) for piece in forced) > min(most, config.max_atoms):
         raise InputError(f"scaffold: expected at most {min(most, config.max_atoms)} atoms, got {len(room)}; raise n_atoms or take a part")
@@ -160,9 +163,8 @@ def _graph(model: Model, index: int, prompt: Prompt, key: tuple[int, int], optio
     full[: len(room)] = room
     zeros = lambda *shape: np.zeros(shape, dtype=np.int64)  # noqa: E731
     starred = "*" in (prompt.scaffold or "")
-    return _Graph(
-        index, np.random.default_rng([*key, 4]), few, min(most, c), full, starred, forced, zeros(c), zeros(c), zeros(c), zeros(c, c)
-    )
+    limits = (few, min(most, c), full, starred, forced, allowed)
+    return _Graph(index, np.random.default_rng([*key, 4]), *limits, zeros(c), zeros(c), zeros(c), zeros(c, c))
 
 
 class _Batch:
@@ -184,10 +186,6 @@ class _Batch:
         self.wanted = torch.full((rows, len(model.tokenizer.config.properties)), float("nan"), device=self.device)
         self.graphs: list[_Graph | None] = [None] * slots
         types = [z for z, _, _ in model.tokenizer.types]
-        allowed = None if options.elements is None else {NUMBERS[symbol] for symbol in options.elements}
-        self.allowed = torch.tensor([allowed is None or z in allowed for z in types], device=self.device)
-        if not self.allowed.any():
-            raise InputError(f"elements: expected some of {' '.join(sorted({SYMBOLS[z] for z in types}))}, got none of them; name others")
         capacity = model.statistics.get("capacity")
         self.capacity = np.array(capacity if options.valence and capacity else [10**6] * len(types))
 
@@ -287,9 +285,10 @@ class _Batch:
         so_far = torch.zeros_like(summary)
         last = torch.full((b,), self.model.n_types, device=self.device)
         kinds = []
+        forbidden = torch.from_numpy(~np.stack([g.allowed for _, g in due])).to(self.device)
         for k in range(int(sizes.max())):
             logits = self._guided(head.kind(summary, repeat(sizes), repeat(degrees), so_far, repeat(last)))
-            last = self._chosen(logits.masked_fill(~self.allowed, -torch.inf), due, (sizes <= k).tolist())
+            last = self._chosen(logits.masked_fill(forbidden, -torch.inf), due, (sizes <= k).tolist())
             so_far = so_far + repeat(head.type_table(last))
             kinds.append(last)
         table = torch.stack(kinds, 1).cpu().numpy()

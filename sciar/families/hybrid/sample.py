@@ -6,6 +6,7 @@ The noise of a draw comes from its key alone, so the batch it happens to sit in 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from sciar.structure import SYMBOLS, Structure
 
 if TYPE_CHECKING:
     from sciar.families.hybrid.model import Model
+
+ATTEMPTS = 64  # at the words of a molecule of a given size or formula
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def sample(
         raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(f.name for f in dataclasses.fields(Options))}")
     chosen = Options(**options)  # type: ignore[arg-type]
     for prompt in prompts:
-        if prompt.space_group is not None or prompt.pxrd is not None:
+        if prompt.crystal:
             raise InputError("hybrid: expected a SMILES, a scaffold, fixed atoms or properties, got a crystal's facts; not supported yet")
     jobs: list[Job] = []
     encoded: dict[int, tuple[Tokens, Pins | None]] = {}
@@ -91,11 +94,9 @@ def sample(
             jobs.append(Job(i, keys[i], tokens, 0.0, 0, pins))
     for first in range(0, len(worded), batch_size):
         rows = worded[first : first + batch_size]
-        for i, (text, score, calls) in zip(
-            rows, draw_words(model, [prompts[i] for i in rows], [keys[i] for i in rows], chosen), strict=True
-        ):
+        for i, (text, graph, score, calls) in _worded(model, {i: prompts[i] for i in rows}, keys, chosen).items():
             try:
-                tokens, pins = _encoded(model, from_smiles(text), prompts[i].fixed, chosen)
+                tokens, pins = _encoded(model, from_smiles(text) if graph is None else graph, prompts[i].fixed, chosen)
             except InputError:
                 yield Draw(i, _spelt(text), score, calls)
             else:
@@ -103,6 +104,36 @@ def sample(
     if jobs:
         jobs.sort(key=lambda job: -len(job.tokens.order))
         yield from Rows(model, jobs, batch_size, chosen).run()
+
+
+def _worded(
+    model: Model, prompts: dict[int, Prompt], keys: Sequence[tuple[int, int]], options: Options
+) -> dict[int, tuple[str, Structure | None, float, int]]:
+    """Text, graph, score and calls; words that spell a molecule of another size or formula than was asked for are drawn again."""
+    found: dict[int, tuple[str, Structure | None, float, int]] = {}
+    due = list(prompts)
+    for attempt in range(ATTEMPTS):
+        drawn = draw_words(model, [prompts[i] for i in due], [keys[i] for i in due], options, attempt)
+        for i, (text, score, calls) in zip(due, drawn, strict=True):
+            try:
+                graph = from_smiles(text)
+            except InputError:
+                graph = None
+            found[i] = text, graph, score, calls + (found[i][3] if i in found else 0)
+        due = [i for i in due if not _suits(found[i][1], prompts[i])]
+        if not due:
+            break
+    return found
+
+
+def _suits(graph: Structure | None, prompt: Prompt) -> bool:
+    if prompt.n_atoms is None and prompt.composition is None:
+        return True
+    if graph is None:
+        return False
+    few, most = prompt.n_atoms or (1, graph.n_atoms)
+    counts = Counter(SYMBOLS[z] for z in graph.numbers)
+    return few <= graph.n_atoms <= most and prompt.composition in (None, dict(counts))
 
 
 def _at_theory(model: Model, tokens: Tokens, asked: str | None) -> Tokens:

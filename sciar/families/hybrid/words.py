@@ -21,11 +21,18 @@ if TYPE_CHECKING:
     from sciar.families.hybrid.sample import Options
 
 LONGEST = 128
+HEAVY = {i: word.capitalize() for i, word in enumerate(VOCABULARY) if word.capitalize() in SYMBOLS and word != "H"}
+ANY = 2 * LONGEST
 
 
 @torch.inference_mode()
-def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], options: Options) -> list[tuple[str, float, int]]:
-    """(text, log-likelihood, network calls) of each prompt; a scaffold is a given prefix."""
+def draw_words(
+    model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], options: Options, attempt: int = 0
+) -> list[tuple[str, float, int]]:
+    """(text, log-likelihood, network calls) of each prompt; a scaffold is a given prefix.
+
+    Elements are kept by masks, a composition's heavy atoms too; its hydrogens and the number of atoms are up to the caller.
+    """
     if not model.config.words_layers:
         raise InputError("hybrid: these weights draw conformers only; pass smiles=… or take weights with words (model='qm9-hybrid')")
     device = next(model.parameters()).device
@@ -41,9 +48,9 @@ def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int
     scaffolds = [p.scaffold or (scaffold_of(p.fixed) if p.fixed is not None else None) for p in prompts]
     given = [scaffold_words(s, k) if s else np.array([BOS]) for s, k in zip(scaffolds, keys, strict=True)]
     seen = {e for facts in model.statistics.get("theories", {}).values() for e in facts["elements"]} or set(SYMBOLS)
-    elements = [i for i, word in enumerate(VOCABULARY) if word.capitalize() in SYMBOLS and word.capitalize() not in seen]
-    unknown = [PAD, BOS, *elements]  # the grammar would otherwise fall back on atoms the weights never saw
-    streams = [np.random.default_rng([*k, 1]) for k in keys]
+    unknown = [PAD, BOS, *(i for i, e in HEAVY.items() if e not in seen)]  # the grammar would otherwise fall back on them
+    budgets = [_budget(p) for p in prompts]
+    streams = [np.random.default_rng([*k, 1, attempt]) for k in keys]
     writers = [Writer() for _ in prompts]
     words = torch.full((b, LONGEST), PAD, device=device)
     words[:, 0] = BOS
@@ -64,10 +71,17 @@ def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int
         forced = torch.tensor([int(g[t + 1]) if t + 1 < len(g) else -1 for g in given], device=device)
         probable, done = likely.exp().cpu().numpy(), ended.tolist()
         probable[[len(g) == t + 1 and t > 0 for g in given], EOS] = 0  # a scaffold grows by at least one atom
+        for r, budget in enumerate(budgets):
+            if budget is not None:
+                probable[r, [i for i, e in HEAVY.items() if not budget[e]]] = 0
+                probable[r, EOS] *= not any(0 < count < ANY for count in budget.values())
         drawn = [
             PAD if done[r] else _next_word(probable[r], streams[r], writers[r] if options.grammar else None, int(forced[r]))
             for r in range(b)
         ]
+        for budget, word in zip(budgets, drawn, strict=True):
+            if budget is not None and word in HEAVY:
+                budget[HEAVY[word]] -= 1
         chosen = torch.tensor(drawn, device=device)
         score += torch.where(ended | (forced >= 0), 0.0, likely.gather(1, chosen[:, None])[:, 0])
         calls += (~ended).cpu().numpy()
@@ -76,6 +90,13 @@ def draw_words(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int
         if bool(ended.all()):
             break
     return [(text_of(w), s, int(n)) for w, s, n in zip(words.cpu().numpy(), score.tolist(), calls, strict=True)]
+
+
+def _budget(prompt: Prompt) -> dict[str, int] | None:
+    """How many atoms of each element may still come, hydrogens aside; None = any."""
+    if prompt.composition is not None:
+        return {e: prompt.composition.get(e, 0) for e in HEAVY.values()}
+    return None if prompt.elements is None else {e: ANY if e in prompt.elements else 0 for e in HEAVY.values()}
 
 
 def _next_word(probable: np.ndarray, stream: np.random.Generator, writer: Writer | None, forced: int) -> int:

@@ -57,26 +57,24 @@ def wish_of(
     tokenizer: Tokenizer,
     prompt: Prompt,
     key: tuple[int, int],
-    elements: tuple[str, ...] | None = None,
-    composition: Mapping[str, int] | None = None,
 ) -> Wish:
     """The constraints of a prompt; fixed atoms are laid into the cube at random, as a function of the key.
 
     Raises:
         InputError: constraints that contradict each other, exceed the cube, or name what the tokenizer does not hold.
     """
-    c = tokenizer.config
-    if prompt.graph is not None or prompt.space_group is not None or prompt.pxrd is not None:
+    c, elements = tokenizer.config, prompt.elements
+    if prompt.graph is not None or prompt.crystal:
         raise InputError("octree: expected a molecule to be drawn de novo, got a graph or a crystal's facts; use another model")
     allowed = np.array([elements is None or e in elements for e in c.elements])
     if not allowed.any() and not set(elements or ()) - set(c.elements):
         raise InputError("elements: expected at least one element symbol, got none; leave elements= out")
-    if foreign := sorted(set(elements or ()) - set(c.elements)):
+    if foreign := sorted(set(elements or ()) - {"H", *c.elements}):
         raise InputError(f"elements: expected some of {' '.join(c.elements)}, got {' '.join(foreign)}; use another model")
     fewest, most = prompt.n_atoms or (1, c.max_atoms)
     if fewest > c.max_atoms:
         raise InputError(f"n_atoms: expected at most {c.max_atoms} for this model, got {fewest}; ask for fewer")
-    wanted = prompt.composition if prompt.composition is not None else composition
+    wanted = prompt.composition
     counts = None
     if wanted is not None:
         if foreign := sorted(set(wanted) - set(c.elements)):

@@ -8,7 +8,7 @@ from its key alone, so the batch it happens to sit in does not matter.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +38,6 @@ class Options:
 
     Args:
         tree_temperature, element_temperature, place_temperature: of bytes, elements, bins. Published for QM9: 0.9, 0.3, 0.3.
-        elements: the only ones allowed, None = all. composition: formula the molecule must have, such as "C6H6O".
         min_distance: between any two atoms, Å; 0 = free. valence: no atom gets more neighbours than its largest valence.
         guidance: of the conditions (properties, number of atoms, composition); 1 = none.
         rank: what `score` is: "likelihood" (nats of all events), "atoms" (mean over elements and bins),
@@ -55,8 +54,6 @@ class Options:
     tree_temperature: float = 0.9
     element_temperature: float = 0.3
     place_temperature: float = 0.3
-    elements: Sequence[str] | None = None
-    composition: str | None = None
     min_distance: float = 0.0
     valence: bool = False
     guidance: float = 1.0

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from sciar.errors import InputError
 from sciar.families.octree.constraints import wish_of
 from sciar.families.octree.rows import Job, Options, Rows
 from sciar.family import Draw
-from sciar.notation import parse_formula
 from sciar.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -33,9 +32,7 @@ def sample(
         raise InputError("sample: expected a model that draws bins for min_distance= and valence=, got a diffusion head; leave them out")
     if chosen.together > 1 and model.config.layout != "queries":
         raise InputError(f"sample: expected layout queries for together=, got a model of layout {model.config.layout}; leave it out")
-    elements = None if chosen.elements is None else tuple(chosen.elements)
-    composition: Mapping[str, int] | None = None if chosen.composition is None else parse_formula(chosen.composition)
-    jobs = [Job(i, keys[i], wish_of(model.tokenizer, p, keys[i], elements, composition)) for i, p in enumerate(prompts)]
+    jobs = [Job(i, keys[i], wish_of(model.tokenizer, p, keys[i])) for i, p in enumerate(prompts)]
     if any(job.wish.properties for job in jobs) and not (model.config.condition and "mean" in model.statistics):
         raise InputError("properties: expected a model trained with conditions, got one without; leave properties= out")
     if jobs:
