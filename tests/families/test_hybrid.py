@@ -219,7 +219,7 @@ def test_draws_do_not_depend_on_the_batch(molecules: list, tokenizer: Tokenizer,
 def test_words_are_drawn_and_scored(model: Model) -> None:
     drawn = draw_words(model, [Prompt(), Prompt(scaffold="c1ccccc1*")], [(0, 0), (0, 1)], Options())
     assert drawn[1][0].startswith("C1=CC=CC=C1") or drawn[1][0].startswith("C1C=CC=CC=1"[:1])
-    assert all(score <= 0 and calls > 0 for _, score, calls in drawn)
+    assert all(score <= 0 and calls > 0 for _, score, calls, _ in drawn)
     answers = list(model.sample([Prompt()] * 4, [(0, i) for i in range(4)], 4, steps=2, hydrogen_steps=2))
     assert sorted(d.index for d in answers) == [0, 1, 2, 3]
 

@@ -132,7 +132,7 @@ class Writer:
         assert self.bracket is not None
         written = self.bracket
         if not written:
-            if word not in VALENCE and word != "H":
+            if word not in VALENCE and (word != "H" or self.order > 1):
                 return False
             written.append(word)
             return True
@@ -142,7 +142,7 @@ class Writer:
         last = written[-1]
         follows = {"@": "H+-]", "@@": "H+-]", "H": "23+-]", "2": "+-]", "3": "+-]", "+": "]", "-": "]"}
         allowed = follows.get(last, "@@@H+-]")
-        if word not in (*allowed, *(("@@",) if "@@@" in allowed else ())):
+        if word not in (*allowed, *(("@@",) if "@@@" in allowed else ())) or ("@" in word and self.order > 1):
             return False
         if word != "]":
             written.append(word)

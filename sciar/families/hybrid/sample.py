@@ -17,7 +17,7 @@ from sciar.errors import InputError
 from sciar.families.hybrid.fixed import match
 from sciar.families.hybrid.rows import Job, Pins, Rows
 from sciar.families.hybrid.tokens import BOS, EOS, PROPERTIES, THEORIES, Tokens, words_of
-from sciar.families.hybrid.words import draw_words
+from sciar.families.hybrid.words import Written, draw_words
 from sciar.family import Draw
 from sciar.prompt import Prompt
 from sciar.structure import SYMBOLS, Structure
@@ -25,7 +25,7 @@ from sciar.structure import SYMBOLS, Structure
 if TYPE_CHECKING:
     from sciar.families.hybrid.model import Model
 
-ATTEMPTS = 64  # at the words of a molecule of a given size or formula
+CANDIDATES, ATTEMPTS = 8, 256  # at the words of a molecule of a given size, formula or elements: at once, and in all
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,11 +94,11 @@ def sample(
             jobs.append(Job(i, keys[i], tokens, 0.0, 0, pins))
     for first in range(0, len(worded), batch_size):
         rows = worded[first : first + batch_size]
-        for i, (text, graph, score, calls) in _worded(model, {i: prompts[i] for i in rows}, keys, chosen).items():
+        for i, graph, (text, score, calls, _) in _worded(model, {i: prompts[i] for i in rows}, keys, chosen):
             try:
                 tokens, pins = _encoded(model, from_smiles(text) if graph is None else graph, prompts[i].fixed, chosen)
             except InputError:
-                yield Draw(i, _spelt(text), score, calls)
+                yield Draw(i, _unreadable(text), score, calls)
             else:
                 jobs.append(Job(i, keys[i], dataclasses.replace(tokens, de_novo=True), score, calls, pins))
     if jobs:
@@ -108,27 +108,44 @@ def sample(
 
 def _worded(
     model: Model, prompts: dict[int, Prompt], keys: Sequence[tuple[int, int]], options: Options
-) -> dict[int, tuple[str, Structure | None, float, int]]:
-    """Text, graph, score and calls; words that spell a molecule of another size or formula than was asked for are drawn again."""
-    found: dict[int, tuple[str, Structure | None, float, int]] = {}
-    due = list(prompts)
-    for attempt in range(ATTEMPTS):
-        drawn = draw_words(model, [prompts[i] for i in due], [keys[i] for i in due], options, attempt)
-        for i, (text, score, calls) in zip(due, drawn, strict=True):
-            try:
-                graph = from_smiles(text)
-            except InputError:
-                graph = None
-            found[i] = text, graph, score, calls + (found[i][3] if i in found else 0)
-        due = [i for i in due if not _suits(found[i][1], prompts[i])]
+) -> Iterator[tuple[int, Structure | None, Written]]:
+    """Words and their graph for each prompt.
+
+    Where a size, a formula or elements are asked for: one of several candidates that keep it, drawn by its importance weight,
+    which makes up for what the masks did to the law of the words (sampling importance resampling).
+    """
+    free = [i for i, p in prompts.items() if p.n_atoms is None and p.composition is None and p.elements is None]
+    for i, written in zip(free, draw_words(model, [prompts[i] for i in free], [keys[i] for i in free], options), strict=True):
+        yield i, _spelled(written.text), written
+    due = [i for i in prompts if i not in free]
+    calls: Counter[int] = Counter()
+    for start in range(0, ATTEMPTS, CANDIDATES):
         if not due:
-            break
-    return found
+            return
+        rows, attempts = [i for i in due for _ in range(CANDIDATES)], [*range(start, start + CANDIDATES)] * len(due)
+        drawn = draw_words(model, [prompts[i] for i in rows], [keys[i] for i in rows], options, attempts)
+        waiting, due = due, []
+        for k, i in enumerate(waiting):
+            candidates = [(_spelled(w.text), w) for w in drawn[k * CANDIDATES : (k + 1) * CANDIDATES]]
+            calls[i] += sum(w.calls for _, w in candidates)
+            kept = [(graph, w) for graph, w in candidates if _suits(graph, prompts[i])]
+            if not kept and start + CANDIDATES < ATTEMPTS:
+                due.append(i)
+                continue
+            kept = kept or candidates
+            weights = np.exp([w.weight - max(w.weight for _, w in kept) for _, w in kept])
+            graph, w = kept[np.random.default_rng([*keys[i], 5, start]).choice(len(kept), p=weights / weights.sum())]
+            yield i, graph, w._replace(calls=calls[i])
+
+
+def _spelled(text: str) -> Structure | None:
+    try:
+        return from_smiles(text)
+    except InputError:
+        return None
 
 
 def _suits(graph: Structure | None, prompt: Prompt) -> bool:
-    if prompt.n_atoms is None and prompt.composition is None:
-        return True
     if graph is None:
         return False
     few, most = prompt.n_atoms or (1, graph.n_atoms)
@@ -169,7 +186,7 @@ def _encoded(model: Model, graph: Structure, fixed: Structure | None, options: O
     return _at_theory(model, tokens, options.theory), Pins(atoms, held, tokens.positions[: len(atoms)])
 
 
-def _spelt(text: str) -> Tokens:
+def _unreadable(text: str) -> Tokens:
     """Tokens of words that spell no molecule."""
     empty = {"features": (0, 8), "refs": (0, 5), "side": (0, 4), "twist": (0, 4), "bonds": (0, 3)}
     arrays: dict[str, Any] = {name: np.zeros(shape, dtype=np.int64) for name, shape in empty.items()} | {"positions": np.zeros((0, 3))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -25,13 +25,23 @@ HEAVY = {i: word.capitalize() for i, word in enumerate(VOCABULARY) if word.capit
 ANY = 2 * LONGEST
 
 
+class Written(NamedTuple):
+    """Drawn words: their text, log-likelihood, network calls, and the logarithm of the probability that the masks left, a weight."""
+
+    text: str
+    score: float
+    calls: int
+    weight: float
+
+
 @torch.inference_mode()
 def draw_words(
-    model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], options: Options, attempt: int = 0
-) -> list[tuple[str, float, int]]:
-    """(text, log-likelihood, network calls) of each prompt; a scaffold is a given prefix.
+    model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], options: Options, attempts: Sequence[int] | None = None
+) -> list[Written]:
+    """The words of each prompt; a scaffold is a given prefix.
 
     Elements are kept by masks, a composition's heavy atoms too; its hydrogens and the number of atoms are up to the caller.
+    `attempts` tells draws of one key apart.
     """
     if not model.config.words_layers:
         raise InputError("hybrid: these weights draw conformers only; pass smiles=… or take weights with words (model='qm9-hybrid')")
@@ -50,7 +60,8 @@ def draw_words(
     seen = {e for facts in model.statistics.get("theories", {}).values() for e in facts["elements"]} or set(SYMBOLS)
     unknown = [PAD, BOS, *(i for i, e in HEAVY.items() if e not in seen)]  # the grammar would otherwise fall back on them
     budgets = [_budget(p) for p in prompts]
-    streams = [np.random.default_rng([*k, 1, attempt]) for k in keys]
+    streams = [np.random.default_rng([*k, 1, a]) for k, a in zip(keys, attempts or [0] * b, strict=True)]
+    weight = np.zeros(b)
     writers = [Writer() for _ in prompts]
     words = torch.full((b, LONGEST), PAD, device=device)
     words[:, 0] = BOS
@@ -75,6 +86,7 @@ def draw_words(
             if budget is not None:
                 probable[r, [i for i, e in HEAVY.items() if not budget[e]]] = 0
                 probable[r, EOS] *= not any(0 < count < ANY for count in budget.values())
+                weight[r] += 0.0 if done[r] or forced[r] >= 0 else np.log(max(probable[r].sum(), 1e-30))
         drawn = [
             PAD if done[r] else _next_word(probable[r], streams[r], writers[r] if options.grammar else None, int(forced[r]))
             for r in range(b)
@@ -89,7 +101,8 @@ def draw_words(
         ended |= chosen == EOS
         if bool(ended.all()):
             break
-    return [(text_of(w), s, int(n)) for w, s, n in zip(words.cpu().numpy(), score.tolist(), calls, strict=True)]
+    found = zip(words.cpu().numpy(), score.tolist(), calls.tolist(), weight.tolist(), strict=True)
+    return [Written(text_of(w), *facts) for w, *facts in found]
 
 
 def _budget(prompt: Prompt) -> dict[str, int] | None:
