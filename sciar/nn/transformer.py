@@ -60,7 +60,10 @@ class Attention(nn.Module):
         if bias is not None:
             logits = logits.float() + bias
         weights = (logits.float()).softmax(-1).to(value.dtype)
-        own = (weights @ value).transpose(1, 2).reshape(b, q, d)
+        own = weights @ value
+        if turn is not None:
+            own = turn.back(own)
+        own = own.transpose(1, 2).reshape(b, q, d)
         seen = (weights.transpose(1, 2) @ pair.to(value.dtype)).reshape(b, q, self.heads * self.pair)
         return self.out(torch.cat([own, seen], -1))
 

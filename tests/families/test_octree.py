@@ -25,7 +25,7 @@ from sciar.train import fit
 CONFIGS = Path(__file__).parents[2] / "configs"
 LAYOUTS = ("interleaved", "queries", "fused")
 TINY = ModelConfig(width=32, heads=2, layers=2)
-PLAIN = {"precision": "32", "tree_temperature": 1.0, "element_temperature": 1.0, "place_temperature": 1.0}
+PLAIN = {"refine": 0, "precision": "32", "tree_temperature": 1.0, "element_temperature": 1.0, "place_temperature": 1.0}
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,8 @@ from sciar.families.octree.heads import N_BYTES, Classes, LeafHead, log_likeliho
 from sciar.families.octree.tokens import PROPERTIES, Tokenizer
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
-from sciar.nn.embedding import Fourier
+from sciar.nn.embedding import Fourier, RadialBasis
+from sciar.nn.refiner import Refiner
 from sciar.nn.rotary import Turning, angles, axis_waves, published_waves, sphere_waves
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
@@ -51,6 +52,9 @@ class ModelConfig:
         layout: "interleaved", "queries" or "fused", see the module.
         waves: "published", "axes" or "sphere", see sciar/nn/rotary.py. shortest, longest: wavelengths of the latter two, Å.
         values: values are turned too, so that displacements are read and not only looked up.
+        pair: width of features of displacements that attention reads beside values; 0 = none, as published.
+        refiner_layers, refiner_width: of the joint refiner of all atoms at the end (0 layers = none). refiner_sigma: largest
+            error it learns to remove, Å. refiner_weight: of its loss.
         place: "bins" or "diffusion": how the place of an atom in its cell is drawn.
         counts: an event knows how many nodes of its level are open. condition: on number of atoms, composition, properties.
         own_null: bins of what is no atom have an id of their own; else they share the middle bin, as published.
@@ -69,6 +73,11 @@ class ModelConfig:
     shortest: float = 0.6
     longest: float = 40.0
     values: bool = True
+    pair: int = 32
+    refiner_layers: int = 4
+    refiner_width: int = 64
+    refiner_sigma: float = 1.0
+    refiner_weight: float = 1.0
     place: str = "bins"
     counts: bool = True
     condition: bool = True
@@ -123,7 +132,14 @@ class Model(AbstractModel):
             self.fourier = Fourier(FREQUENCIES, 0.1, 2.0)
             self.given = nn.Linear((1 + self.n_elements + len(PROPERTIES)) * FREQUENCIES, w, bias=False)
         self.register_buffer("waves", self._waves(), persistent=False)
-        self.blocks = nn.ModuleList(Block(w, c.heads) for _ in range(c.layers))
+        self.blocks = nn.ModuleList(Block(w, c.heads, c.pair) for _ in range(c.layers))
+        if c.pair:
+            self.radial = RadialBasis(20)
+            self.pair_in, self.pair_out = nn.Linear(26, 64), nn.Linear(64, c.pair)
+            self.pair_bias = nn.Linear(c.pair, c.layers * c.heads, bias=False)
+        if c.refiner_layers:
+            self.refined_element = nn.Embedding(self.n_elements, c.refiner_width)
+            self.refiner = Refiner(c.refiner_width, c.refiner_width, c.refiner_layers, self.n_elements**2)
         self.norm = nn.RMSNorm(w, eps=1e-5)
         self.tree_head = Classes(w, N_BYTES)
         self.leaf_head = LeafHead(w, c.vocabulary or self.n_elements, grid.bins, grid.cell, c.place)
@@ -134,6 +150,9 @@ class Model(AbstractModel):
             nn.init.normal_(table.weight, std=0.2)
         self.tree_head.reset()
         self.leaf_head.reset()
+        if c.refiner_layers:
+            for push in self.refiner.push:
+                nn.init.normal_(push.weight, std=1e-3)  # type: ignore[arg-type]
 
     def _waves(self) -> Tensor:
         c = self.config
@@ -187,19 +206,42 @@ class Model(AbstractModel):
         bias: Tensor | None = None,
         caches: Sequence[Cache] | None = None,
         generator: torch.Generator | None = None,
+        seen_at: Float[Tensor, "b n 3"] | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """The blocks; causal unless a cache says what can be seen."""
+        """The blocks; causal unless a bias says what can be seen. `seen_at`: places of all keys of the caches."""
         centre = self.grid.side / 2
         by_key = angles(self.waves, keys_at - centre)
         turn = Turning(angles(self.waves, queries_at - centre) if queries_at is not keys_at else by_key, by_key, self.config.values)
+        pair, biases = None, [bias] * len(self.blocks)
+        if self.config.pair:
+            if bias is None:
+                bias = torch.zeros(h.shape[1], h.shape[1], device=h.device).masked_fill(~causal_mask(h.shape[1], h.device), -1e4)
+            pair, per_layer = self.pairs(queries_at, keys_at if seen_at is None else seen_at)
+            biases = [bias + part for part in per_layer.chunk(len(self.blocks), 1)]
         causal = caches is None and bias is None
         for i, block in enumerate(self.blocks):
-            after = block(h, bias, cache=None if caches is None else caches[i], causal=causal, turn=turn)
+            after = block(h, biases[i], pair, None if caches is None else caches[i], causal, turn)
             drop = self.config.drop_block * i / max(1, len(self.blocks) - 1)
             if self.training and drop:
                 after = h + (after - h) * self._kept((*h.shape[:2], 1), drop, h, generator)
             h = after
         return self.norm(h)
+
+    def pairs(self, queries_at: Float[Tensor, "b q 3"], keys_at: Float[Tensor, "b n 3"]) -> tuple[Tensor, Tensor]:
+        """Features (b q n p) of the displacements from queries to keys, and attention biases (b layers·h q n)."""
+        p = keys_at[:, None] - queries_at[:, :, None]
+        distance = (p.square().sum(-1) + 1e-6).sqrt()
+        geometric = torch.cat([p * 0.3, p / (distance + 0.3)[..., None], self.radial(distance)], -1)
+        pair = self.pair_out(F.silu(self.pair_in(geometric)))
+        return pair, self.pair_bias(pair).permute(0, 3, 1, 2).float()
+
+    def refine(
+        self, x: Float[Tensor, "b n 3"], sigma: Float[Tensor, "b"], element: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]
+    ) -> Float[Tensor, "b n 3"]:
+        """Estimate of the exact coordinates, Å, from ones with errors of `sigma`; knows elements and distances alone."""
+        codes = element[:, :, None] * self.n_elements + element[:, None]
+        found: Tensor = self.refiner(x, sigma, self.refined_element(element), codes, mask)
+        return found
 
     def states(
         self, events: Events, condition: Float[Tensor, "b 1 d"] | None, generator: torch.Generator | None = None
@@ -254,6 +296,9 @@ class Model(AbstractModel):
         nodes, atoms = tree.sum(), leaf.sum()
         per_atom = c.element_weight * parts["element"] + c.place_weight * (3 if c.place == "bins" else 1) * parts["place"]
         loss = (c.tree_weight * nodes * parts["tree"] + atoms * per_atom) / (nodes + atoms)
+        if c.refiner_layers:
+            parts["refiner"] = self._refiner_loss(batch, generator)
+            loss = loss + c.refiner_weight * parts["refiner"]
         if c.property_weight:
             parts["property"] = self._property_loss(h, events, properties, free)
             loss = loss + c.property_weight * parts["property"]
@@ -309,6 +354,14 @@ class Model(AbstractModel):
         error = (self.property_head(self.closing(h, events)).float() - target.nan_to_num()).abs()
         return (error * known).sum() / known.sum().clamp(min=1)
 
+    def _refiner_loss(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        """Mean squared error of the refined coordinates in units of the disturbance."""
+        x, mask = batch["positions"].float(), batch.masks["atoms"]
+        sigma = (torch.randn(len(x), generator=generator, device=x.device) * 1.1 - 1.8).exp().clamp(0.01, self.config.refiner_sigma)
+        noise = torch.randn(x.shape, generator=generator, device=x.device) * mask[..., None]
+        error = self.refine(x + sigma[:, None, None] * noise, sigma, batch["element"], mask) - x
+        return ((error / sigma[:, None, None]).square().mean(-1) * mask).sum() / mask.sum()
+
     def closing(self, h: Float[Tensor, "b t d"], events: Events) -> Float[Tensor, "b d"]:
         """State of the closing event, which has read the whole structure."""
         last = events.mask.sum(1) - 1
@@ -361,6 +414,10 @@ class Model(AbstractModel):
         from sciar.families.octree.sample import sample
 
         return sample(self, prompts, keys, batch_size, **options)
+
+
+def causal_mask(length: int, device: torch.device) -> Bool[Tensor, "t t"]:
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 def hidden_masks(length: int, device: torch.device) -> Float[Tensor, "1 1 t t"]:

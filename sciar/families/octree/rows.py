@@ -44,6 +44,8 @@ class Options:
             "element" (mean over elements, as published); always of the network without masks and temperatures.
         score: not used: the score costs nothing.
         steps: solver steps of the diffusion head, where the model has one.
+        refine: evaluations of the joint refiner, where the model has one; none under `min_distance` or `valence`, whose promise
+            it could break. refine_sigma: the error in Å it assumes at its start.
         together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
             1 = one by one, a large number = whole levels at once. Constraints are kept all the same.
         tries: fresh starts when `min_distance` or `valence` leave no place for an atom.
@@ -60,6 +62,8 @@ class Options:
     rank: str = "element"
     score: bool = True
     steps: int = 12
+    refine: int = 5
+    refine_sigma: float = 0.3
     together: int = 1
     tries: int = 20
     poll: int = 0
@@ -73,6 +77,8 @@ class Options:
             raise InputError(f"sample: expected rank {', '.join(RANKS)}, got {self.rank!r}")
         if not 0 <= self.min_distance <= 2:
             raise InputError(f"sample: expected min_distance from 0 to 2 Å, got {self.min_distance}")
+        if self.refine < 0 or not self.refine_sigma > 0:
+            raise InputError(f"sample: expected refine ≥ 0 and refine_sigma > 0, got {self.refine} and {self.refine_sigma}")
         if self.together < 1 or self.tries < 1:
             raise InputError(f"sample: expected together and tries of at least 1, got {self.together} and {self.tries}")
         if self.precision not in ("bf16", "32"):
@@ -115,6 +121,7 @@ class Rows:
         slots = -(-(self.stride * self.longest + self.together + 1) // WIDTH) * WIDTH + 1
         copies = 2 * b if self.guided else b
         self.caches = [StaticCache(copies, c.heads, slots, c.width // c.heads, self.device, dtype) for _ in model.blocks]
+        self.seen_at = torch.zeros(copies, slots, 3, device=self.device)
         fixed = max((len(job.wish.code) for job in jobs), default=0) or 1
 
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
@@ -134,6 +141,8 @@ class Rows:
         self.row = torch.arange(b, device=self.device)
         self.job: list[Job | None] = [None] * b
         self.tries, self.age = [0] * b, [0] * b
+        keeps = bool(options.min_distance or options.valence)
+        self.evaluations = options.refine if c.refiner_layers and not keeps else 0
         self.room = None
         if options.min_distance or options.valence:
             self.room = Room(t.elements, options.min_distance, options.valence)
@@ -200,8 +209,9 @@ class Rows:
 
     def _collect(self, waiting: Iterator[Job]) -> list[Draw]:
         state = torch.stack([self.at, self.end, self.dead.long(), self.calls]).tolist()
-        free: list[int] = []
+        done: list[int] = []
         finished = []
+        running = 0
         for r, job in enumerate(self.job):
             if job is None:
                 continue
@@ -211,14 +221,46 @@ class Rows:
             elif state[2][r]:
                 failure = f"no place left for an atom after {self.options.tries} starts"
                 finished.append(Draw(job.index, self._tokens(r, job.wish, 0, failure), float("nan"), state[3][r]))
-                free.append(r)
+                self.job[r] = None
             elif state[0][r] >= state[1][r]:
-                finished.append(Draw(job.index, self._tokens(r, job.wish, state[1][r]), self._rank(r), state[3][r]))
-                free.append(r)
-        for r in free:
-            self.job[r] = None
-        self._fill(waiting, free)
+                done.append(r)
+                continue
+            running += self.job[r] is not None
+        if done and (not running or not self.evaluations or len(done) >= self.rows // 8):  # the refiner is for many at once
+            exact = self._refined(done, [state[1][r] for r in done])
+            for r, x in zip(done, exact, strict=True):
+                job = self.job[r]
+                assert job is not None
+                tokens = self._tokens(r, job.wish, state[1][r])
+                if x is not None:
+                    tokens = dataclasses.replace(tokens, positions=x, exact=True)
+                finished.append(Draw(job.index, tokens, self._rank(r), state[3][r] + self.evaluations))
+                self.job[r] = None
+        self._fill(waiting, [r for r, job in enumerate(self.job) if job is None])
         return finished
+
+    def _refined(self, rows: list[int], ends: list[int]) -> list[np.ndarray | None]:
+        """Coordinates about the cube's centre after deterministic denoising from refine_sigma to 0; fixed atoms stay."""
+        if not self.evaluations:
+            return [None] * len(rows)
+        where = torch.tensor(rows, device=self.device)
+        atoms = [int((self.level[r, :end] == 0).sum()) for r, end in zip(rows, ends, strict=True)]
+        n = max(atoms)
+        slot = torch.arange(n, device=self.device)
+        mask = slot < torch.tensor(atoms, device=self.device)[:, None]
+        first = torch.tensor(ends, device=self.device) - torch.tensor(atoms, device=self.device)
+        at = torch.where(mask, first[:, None] + slot, self.longest)
+        x = self.position[where[:, None], at] - self.grid.side / 2
+        element = torch.where(mask, self.element[where[:, None], at], 0)
+        code = self.code[where[:, None], at]
+        free = ~((self.fixed[where][:, None] == code[..., None]) & (self.fixed[where][:, None] >= 0)).any(-1)
+        sigmas = np.geomspace(self.options.refine_sigma, 0.02, self.evaluations)
+        for i, sigma in enumerate(sigmas):
+            level = torch.full((len(rows),), float(sigma), device=self.device)
+            clean = self.model.refine(x, level, element, mask).float()
+            ratio = 0.0 if i + 1 == len(sigmas) else float(sigmas[i + 1] / sigma)
+            x = torch.where(free[..., None], clean + ratio * (x - clean), x)
+        return [part[:k] for part, k in zip(x.cpu().numpy().astype(np.float64), atoms, strict=True)]
 
     def _tokens(self, r: int, wish: Wish, events: int, failure: str = "") -> Tokens:
         inner = int((self.level[r, :events] > 0).sum())
@@ -325,7 +367,9 @@ class Rows:
         index = torch.arange(width, device=self.device)
         seen = ((index <= visible[..., None]) & (index >= lowest)) | (index == slots[..., None])
         bias = torch.zeros(seen.shape, device=self.device).masked_fill(~seen, -1e4)[:, None]
-        h = model.trunk(h, queries, keys, bias, [cache.at(slots, width) for cache in self.caches])[:, -self.together :]
+        self.seen_at[torch.arange(len(h), device=self.device)[:, None], slots] = keys
+        caches = [cache.at(slots, width) for cache in self.caches]
+        h = model.trunk(h, queries, keys, bias, caches, seen_at=self.seen_at[:, :width])[:, -self.together :]
         if not self.guided:
             return h
         told, free = h.chunk(2)

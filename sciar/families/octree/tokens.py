@@ -66,10 +66,11 @@ class Tokens:
         tree: occupancy bytes 1 … 255 of the nodes, breadth first, coarsest first.
         element: index into the configured elements. bins: steps of the atom inside its cell.
         order: which atom of the structure a leaf is.
-        positions: exact coordinates in Å about the centre of the cube, for training; zeros of drawn tokens.
+        positions: exact coordinates in Å about the centre of the cube, for training; of drawn tokens what a refiner made of them.
         properties: rows of `PROPERTIES`, nan = not known.
         pose: rows of a rotation R and an origin o: a point x of the cube (about its centre) is R x + o in the caller's frame.
         failure: why the drawing stopped early; "" = it did not.
+        exact: decode to `positions`, not to tree and bins.
     """
 
     tree: Int[np.ndarray, "m"] = token_field("nodes", "uint8")
@@ -80,6 +81,7 @@ class Tokens:
     properties: Float[np.ndarray, "1 p"] = token_field("record", "float32", np.nan)
     pose: Float[np.ndarray, "4 3"] | None = None
     failure: str = ""
+    exact: bool = False
 
 
 class Tokenizer(AbstractTokenizer):
@@ -228,7 +230,7 @@ class Tokenizer(AbstractTokenizer):
             if fault:
                 out.append(Structure(np.zeros(0, dtype=np.int64), info={"failure": fault}))
                 continue
-            x = centre[ends[k] - found[k] : ends[k]] + np.asarray(t.bins) * self.config.step
+            x = np.asarray(t.positions) if t.exact else centre[ends[k] - found[k] : ends[k]] + np.asarray(t.bins) * self.config.step
             if t.pose is not None:
                 x = x @ t.pose[:3].T + t.pose[3]
             inverse = np.argsort(t.order)
