@@ -24,7 +24,7 @@ from sciar.train import fit
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LAYOUTS = ("interleaved", "queries", "fused")
-TINY = ModelConfig(width=32, heads=2, layers=2)
+TINY = ModelConfig(width=32, heads=2, layers=2, place="bins", refiner_layers=2, refiner_width=16)
 PLAIN = {"refine": 0, "precision": "32", "tree_temperature": 1.0, "element_temperature": 1.0, "place_temperature": 1.0}
 
 
@@ -77,6 +77,31 @@ def test_the_diffusion_head_keeps_the_laws(molecules: list, tokenizer: Tokenizer
     model = made(tokenizer, place="diffusion")
     check_family("octree", molecules[:6], tokenizer, model)
     check_sampler(model, tokenizer, [Prompt(n_atoms=(5, 8))] * 3, steps=3, **PLAIN)
+
+
+@pytest.mark.parametrize("waves", ["sphere", "none"])
+def test_the_refiner_keeps_the_laws(molecules: list, tokenizer: Tokenizer, waves: str) -> None:
+    """Cells are drawn one by one, coordinates all at once: batch, order and fixed atoms do not change."""
+    model = made(tokenizer, place="refined", waves=waves)
+    check_family("octree", molecules[:6], tokenizer, model)
+    check_sampler(model, tokenizer, [Prompt(n_atoms=(5, 8))] * 3, **{**PLAIN, "refine": 3})
+    part = molecules[3].subset(np.arange(4)).shifted(np.array([5.0, -3.0, 1.0])).replace(bonds=None)
+    for s in drawn(model.eval(), [Prompt(fixed=part, n_atoms=(9, 9))] * 3):
+        apart = np.linalg.norm(s.positions[:, None] - part.positions, axis=-1)
+        assert s.n_atoms == 9 and apart.min(0).max() <= np.sqrt(3) * 0.005 + 1e-6
+
+
+def test_the_refiner_is_equivariant(tokenizer: Tokenizer) -> None:
+    model = made(tokenizer).eval()
+    x, element = torch.randn(2, 6, 3), torch.randint(0, 5, (2, 6))
+    mask, sigma = torch.ones(2, 6, dtype=torch.bool), torch.tensor([0.3, 0.1])
+    turn = random_rotations(1, None, x.device)[0]
+    moved = model.refine(x @ turn.T + 1.0, sigma, element, mask)
+    assert torch.allclose(moved, model.refine(x, sigma, element, mask) @ turn.T + 1.0, atol=1e-4)
+    shuffled = torch.randperm(6)
+    assert torch.allclose(
+        model.refine(x[:, shuffled], sigma, element[:, shuffled], mask), model.refine(x, sigma, element, mask)[:, shuffled], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -353,6 +378,8 @@ def test_unknown_choices_are_refused(tokenizer: Tokenizer) -> None:
     check_raises(lambda: Model(ModelConfig(width=32, heads=2, layers=1, vocabulary=99), tokenizer), InputError, "vocabulary", "262")
     bare = made(tokenizer, condition=False).eval()
     check_raises(lambda: list(bare.sample([Prompt(properties={"gap_eV": 5.0})], [(0, 0)])), InputError, "properties")
+    check_raises(lambda: ModelConfig(place="refined", refiner_layers=0), InputError, "refiner_layers")
+    check_raises(lambda: ModelConfig(waves="none", pair=0), InputError, "pair")
     diffusive = made(tokenizer, place="diffusion").eval()
     check_raises(lambda: list(diffusive.sample([Prompt()], [(0, 0)], min_distance=0.8)), InputError, "diffusion head")
     check_raises(lambda: bare.predict(collate(Tokens, [tokenizer.encode(datasets.samples("qm9")[9])])), InputError, "property head")

@@ -30,12 +30,15 @@ class Classes(nn.Module):
 class LeafHead(nn.Module):
     """Element, then the three bins, each given those before: s ← s + E(drawn), logits = head(s).
 
-    With `place="diffusion"` the three bins are one draw of a diffusion head over the offset from the cell's centre.
+    With `place="diffusion"` the three bins are one draw of a diffusion head over the offset from the cell's centre; with
+    "refined" there is the element alone.
     """
 
     def __init__(self, width: int, elements: int, bins: int, cell: float, place: str) -> None:
         super().__init__()
         self.element = Classes(width, elements)
+        if place == "refined":
+            return
         self.of_element = nn.Embedding(elements, width)
         if place == "diffusion":
             spread = cell / 12**0.5

@@ -16,6 +16,7 @@ vectors over the sphere, conditions and the count of open nodes are ours. config
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,12 +51,13 @@ class ModelConfig:
     Args:
         width, heads, layers: of the trunk.
         layout: "interleaved", "queries" or "fused", see the module.
-        waves: "published", "axes" or "sphere", see sciar/nn/rotary.py. shortest, longest: wavelengths of the latter two, Å.
+        waves: "published", "axes" or "sphere", see sciar/nn/rotary.py, or "none". shortest, longest: wavelengths of the latter two, Å.
         values: values are turned too, so that displacements are read and not only looked up.
         pair: width of features of displacements that attention reads beside values; 0 = none, as published.
         refiner_layers, refiner_width: of the joint refiner of all atoms at the end (0 layers = none). refiner_sigma: largest
             error it learns to remove, Å. refiner_weight: of its loss.
-        place: "bins" or "diffusion": how the place of an atom in its cell is drawn.
+        place: how the place of an atom in its cell is drawn: "bins", one axis after the other; "diffusion", all three at once;
+            "refined", all atoms together by the refiner, which starts from the middles of the cells.
         counts: an event knows how many nodes of its level are open. condition: on number of atoms, composition, properties.
         own_null: bins of what is no atom have an id of their own; else they share the middle bin, as published.
         vocabulary: rows of the content table and classes of the element head; 0 = as many as needed (published: 602).
@@ -72,13 +74,13 @@ class ModelConfig:
     waves: str = "sphere"
     shortest: float = 0.6
     longest: float = 40.0
-    values: bool = True
+    values: bool = False
     pair: int = 32
     refiner_layers: int = 4
     refiner_width: int = 64
     refiner_sigma: float = 1.0
     refiner_weight: float = 1.0
-    place: str = "bins"
+    place: str = "refined"
     counts: bool = True
     condition: bool = True
     own_null: bool = True
@@ -96,12 +98,16 @@ class ModelConfig:
     def __post_init__(self) -> None:
         choices = {
             "layout": ("interleaved", "queries", "fused"),
-            "waves": ("published", "axes", "sphere"),
-            "place": ("bins", "diffusion"),
+            "waves": ("published", "axes", "sphere", "none"),
+            "place": ("bins", "diffusion", "refined"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"ModelConfig.{name}: expected {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.place == "refined" and not self.refiner_layers:
+            raise InputError("ModelConfig.refiner_layers: expected at least 1 for place='refined', got 0")
+        if self.waves == "none" and not self.pair:
+            raise InputError("ModelConfig.pair: expected more than 0 for waves='none', got 0: nothing would tell where events lie")
         if self.width % self.heads or self.width // self.heads % 2:
             raise InputError(f"ModelConfig.heads: expected a divisor of width {self.width} with an even quotient, got {self.heads}")
 
@@ -135,7 +141,7 @@ class Model(AbstractModel):
         self.blocks = nn.ModuleList(Block(w, c.heads, c.pair) for _ in range(c.layers))
         if c.pair:
             self.radial = RadialBasis(20)
-            self.pair_in, self.pair_out = nn.Linear(26, 64), nn.Linear(64, c.pair)
+            self.pair_in, self.pair_out = nn.Linear(26, 2 * c.pair), nn.Linear(2 * c.pair, c.pair)
             self.pair_bias = nn.Linear(c.pair, c.layers * c.heads, bias=False)
         if c.refiner_layers:
             self.refined_element = nn.Embedding(self.n_elements, c.refiner_width)
@@ -156,6 +162,8 @@ class Model(AbstractModel):
 
     def _waves(self) -> Tensor:
         c = self.config
+        if c.waves == "none":
+            return torch.zeros(0)
         pairs = c.width // c.heads // 2
         if c.waves == "published":
             return published_waves(pairs, self.grid.step)
@@ -209,9 +217,11 @@ class Model(AbstractModel):
         seen_at: Float[Tensor, "b n 3"] | None = None,
     ) -> Float[Tensor, "b q d"]:
         """The blocks; causal unless a bias says what can be seen. `seen_at`: places of all keys of the caches."""
-        centre = self.grid.side / 2
-        by_key = angles(self.waves, keys_at - centre)
-        turn = Turning(angles(self.waves, queries_at - centre) if queries_at is not keys_at else by_key, by_key, self.config.values)
+        turn = None
+        if len(self.waves):
+            centre = self.grid.side / 2
+            by_key = angles(self.waves, keys_at - centre)
+            turn = Turning(angles(self.waves, queries_at - centre) if queries_at is not keys_at else by_key, by_key, self.config.values)
         pair, biases = None, [bias] * len(self.blocks)
         if self.config.pair:
             if bias is None:
@@ -290,11 +300,14 @@ class Model(AbstractModel):
             parts["place"] = torch.stack([F.cross_entropy(axis, bins[:, k]) for k, axis in enumerate(axes)]).mean()
         else:
             kinds = self.leaf_head.element(at)
+        if c.place == "diffusion":
             offset = (bins + 0.5 - self.grid.bins / 2) * self.grid.step
             parts["place"] = self.leaf_head.offset.loss(self.leaf_head.given(at, element), offset, 4, generator).mean()
         parts["element"] = F.cross_entropy(kinds, element)
         nodes, atoms = tree.sum(), leaf.sum()
-        per_atom = c.element_weight * parts["element"] + c.place_weight * (3 if c.place == "bins" else 1) * parts["place"]
+        per_atom = c.element_weight * parts["element"]
+        if c.place != "refined":
+            per_atom = per_atom + c.place_weight * (3 if c.place == "bins" else 1) * parts["place"]
         loss = (c.tree_weight * nodes * parts["tree"] + atoms * per_atom) / (nodes + atoms)
         if c.refiner_layers:
             parts["refiner"] = self._refiner_loss(batch, generator)
@@ -328,7 +341,11 @@ class Model(AbstractModel):
             shift = shift + (rim - low).clamp(min=0) - (high - self.grid.side + 2 * rim).clamp(min=0)
             x = x + shift
             record = torch.arange(b, device=x.device)[:, None].expand_as(mask)[mask]
-            return events_of(self.grid, record, batch["element"][mask], x[mask], b, deleted, generator)
+            events = events_of(self.grid, record, batch["element"][mask], x[mask], b, deleted, generator)
+            if self.config.place != "refined":
+                return events
+            middle = torch.full_like(events.bins, self.grid.bins // 2)
+            return dataclasses.replace(events, bins=torch.where(events.leaf[..., None], middle, events.bins))
 
     def _conditions(
         self, batch: Batch, events: Events, properties: Tensor, generator: torch.Generator | None
@@ -376,7 +393,7 @@ class Model(AbstractModel):
 
     @torch.no_grad()
     def score(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "b"]:
-        """ln p of each structure in one random pose, nats: bytes, elements, bins (bins only with `place="bins"`)."""
+        """ln p of each structure in one random pose, nats: bytes, elements, and bins where the model draws them."""
         events = self.events(batch, generator)
         h = self.states(events, self._nothing(len(batch), events))
         total = torch.zeros(events.level.shape, device=h.device)

@@ -63,7 +63,7 @@ class Options:
     score: bool = True
     steps: int = 12
     refine: int = 5
-    refine_sigma: float = 0.3
+    refine_sigma: float = 0.2
     together: int = 1
     tries: int = 20
     poll: int = 0
@@ -392,6 +392,9 @@ class Rows:
         if model.config.place == "bins":
             room_of = None if room is None else room[row, element]
             bins, places = self._bins(h, element, noise, room_of, given, self.fixed_bins[row, which])
+        elif model.config.place == "refined":
+            bins = torch.where(given[:, None], self.fixed_bins[row, which], self.grid.bins // 2)
+            places = torch.zeros_like(likely)
         else:
             start = torch.special.ndtri(noise[:, 1:].clamp(1e-12, 1 - 1e-12)).float()
             offset = head.offset.sample(head.given(h, element), start, options.steps, temperature=options.place_temperature)

@@ -28,8 +28,9 @@ def sample(
     if unknown:
         raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(f.name for f in dataclasses.fields(Options))}")
     chosen = Options(**options)  # type: ignore[arg-type]
-    if (chosen.min_distance or chosen.valence) and model.config.place == "diffusion":
-        raise InputError("sample: expected a model that draws bins for min_distance= and valence=, got a diffusion head; leave them out")
+    if (chosen.min_distance or chosen.valence) and model.config.place != "bins":
+        kind = "a diffusion head" if model.config.place == "diffusion" else "a refiner"
+        raise InputError(f"sample: expected a model that draws bins for min_distance= and valence=, got {kind}; leave them out")
     if chosen.together > 1 and model.config.layout != "queries":
         raise InputError(f"sample: expected layout queries for together=, got a model of layout {model.config.layout}; leave it out")
     jobs = [Job(i, keys[i], wish_of(model.tokenizer, p, keys[i])) for i, p in enumerate(prompts)]
