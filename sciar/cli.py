@@ -251,7 +251,7 @@ def finetune(
 @verbs.command(context_settings=OPTIONS)
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The protocol: conformers, properties, qm9, reconstruction or speed.")],
+    name: Annotated[str, typer.Argument(help="The protocol: conformers, constraints, properties, qm9, reconstruction or speed.")],
     model: ModelName = None,
     samples: Annotated[Path | None, typer.Option(help="A file of samples instead of a model.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the numbers go.")] = None,

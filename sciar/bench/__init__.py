@@ -4,7 +4,7 @@ One protocol = one module of this package with `run_protocol`. Published rows, e
 `published.yaml`; rows of another protocol say so and are not to be compared.
 
     >>> protocols()
-    ('conformers', 'properties', 'qm9', 'reconstruction', 'speed')
+    ('conformers', 'constraints', 'properties', 'qm9', 'reconstruction', 'speed')
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Result:
 
 def protocols() -> tuple[str, ...]:
     """Names that `run` takes."""
-    return ("conformers", "properties", "qm9", "reconstruction", "speed")
+    return ("conformers", "constraints", "properties", "qm9", "reconstruction", "speed")
 
 
 def run(

@@ -49,7 +49,7 @@ INFO = Info(
         ),
     ),
     splits=(("train", 0), ("validation", 0)),
-    n_rows=160_000,
+    n_rows=155_000,
     shard_items=1000,
 )
 
