@@ -248,6 +248,36 @@ def finetune(
     typer.echo(f"weights: {finetuned(file, **({'model': model} if model else {}), **_only_options(context))}")
 
 
+@verbs.command()
+def predict(
+    file: Annotated[Path, typer.Argument(help="Structures with positions: .sdf .xyz .extxyz …")],
+    wanted: Annotated[str, typer.Option("--property", help="Name with its unit: gap_eV.")],
+    model: ModelName = None,
+    poses: Annotated[int, typer.Option(help="Random orientations that are averaged.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the orientations.")] = 0,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file; else standard output.")] = None,
+) -> None:
+    """Predict a property of given structures: one line each, with the spread over orientations or the reason why there is none."""
+    import csv
+    import io
+
+    import sciar
+
+    found = sciar.predict(sciar.read(file), wanted, model=model, poses=poses, seed=seed, device=device)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["row", wanted, "spread", "problem"])
+    for row, (value, spread) in enumerate(zip(found.values.tolist(), found.spread.tolist(), strict=True)):
+        problem = found.problems.get(row, "")
+        table.writerow([row, *(("", "") if problem else (f"{value:.6g}", f"{spread:.2g}")), problem])
+    if out is None:
+        typer.echo(text.getvalue(), nl=False)
+    else:
+        out.write_text(text.getvalue())
+        typer.echo(f"{len(found.values) - len(found.problems)} of {len(found.values)} structures predicted: {out}")
+
+
 @verbs.command(context_settings=OPTIONS)
 def bench(
     context: typer.Context,

@@ -456,3 +456,16 @@ def test_predict(weights: Path, molecules: list) -> None:
     assert 2 < read.values[:5].mean() < 12 and (read.spread[:5] >= 0).all()
     check_raises(lambda: predict(molecules[0], "gap", model=weights), InputError, "gap_eV")
     check_raises(lambda: predict([], "gap_eV", model=weights), InputError, "at least one")
+
+
+def test_predict_from_the_command_line(weights: Path, molecules: list, tmp_path: Path) -> None:
+    import csv
+
+    from sciar.cli import run
+
+    sciar.write(tmp_path / "three.sdf", molecules[:3])
+    command = ["predict", str(tmp_path / "three.sdf"), "--property", "gap_eV", "--model", str(weights), "-o", str(tmp_path / "gaps.csv")]
+    assert run(command) == 0
+    with open(tmp_path / "gaps.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 and all(2 < float(row["gap_eV"]) < 12 and not row["problem"] for row in rows)
