@@ -197,12 +197,26 @@ def crystal(
 
 
 @verbs.command()
-def data(source: Annotated[str, typer.Argument(help="qm9, molecules3d … or a file or folder of your own.")], quiet: Quiet = False) -> None:
+def data(
+    source: Annotated[str, typer.Argument(help="qm9, molecules3d … or a file or folder of your own.")],
+    conformers: Annotated[
+        int | None, typer.Option(help="Embed each molecule of a file of SMILES so many times (ETKDGv3, MMFF94s) and write --out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File for the conformers, such as mine.sdf.")] = None,
+    quiet: Quiet = False,
+) -> None:
     """Fetch and prepare a data set, or your own file; says which rows were rejected and why."""
     from sciar import datasets
 
+    if (conformers is None) != (out is None) or (conformers is not None and conformers < 1):
+        raise InputError("data: expected --conformers of at least 1 together with --out, got one of them; `sciar data --help`")
     with _rows(quiet) as progress:
-        _, report = datasets.prepare(source, progress=progress)
+        if conformers is not None and out is not None:
+            from sciar.datasets import molecules3d
+
+            report = molecules3d.embed(source, out, n_conformers=conformers, progress=progress)
+        else:
+            report = datasets.prepare(source, progress=progress)[1]
     for item in report.rejected[:20]:
         typer.echo(str(item), err=True)
     if len(report.rejected) > 20:

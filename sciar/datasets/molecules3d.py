@@ -23,7 +23,7 @@ from zlib import crc32
 import numpy as np
 
 from sciar.convert import from_rdkit
-from sciar.datasets import File, Info, Item, Progress, Rejected, Store
+from sciar.datasets import File, Info, Item, Progress, Rejected, Report, Store
 from sciar.datasets import build as build_store
 from sciar.errors import DataError
 from sciar.structure import Structure
@@ -106,6 +106,39 @@ def build(
         return generate(smiles, n_conformers, workers=workers, seed=seed, timeout_seconds=timeout_seconds, exclude=exclude, start=start)
 
     return build_store(Path(out), items, facts, progress)
+
+
+def embed(
+    source: str | Path, out: str | Path, *, n_conformers: int = N_CONFORMERS, seed: int = 0, progress: Progress | None = None
+) -> Report:
+    """Conformers of every molecule of a file of SMILES or a table, as one file of structures; resumable.
+
+    Args:
+        source: any file that `sciar.read` reads; coordinates it may have are not used.
+        out: file to write, in the format of its suffix.
+        n_conformers, seed, progress: as `build`, by all processors.
+
+    Returns:
+        What became of the rows.
+
+    Raises:
+        InputError: a file that cannot be read or written. DataError: nothing in it could be embedded.
+    """
+    from sciar import files
+    from sciar.convert import to_smiles
+    from sciar.datasets import store_path
+
+    source = Path(source)
+    smiles = [row if isinstance(row, str) else to_smiles(row) for _, row in files.iter_read(source)]
+    checksum = crc32("\n".join(smiles).encode())
+    facts = Info(f"{source.stem}-conformers", INFO.version, "", "", "", (), ())
+    folder = store_path(facts, (File(source.name, f"{checksum} {n_conformers} {seed}"),))
+    store = build(smiles, folder, n_conformers=n_conformers, workers=os.cpu_count() or 1, seed=seed, progress=progress)
+    if not len(store):
+        first = store.report.rejected[0] if store.report.rejected else "there are no records"
+        raise DataError(f"{source.name}: expected molecules, got none that could be embedded ({first}); correct the file")
+    files.write(out, store)
+    return store.report
 
 
 def generate(

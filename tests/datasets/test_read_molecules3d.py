@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sciar
 from sciar import datasets
 from sciar.convert import from_rdkit, to_rdkit
 from sciar.datasets import Rejected, molecules3d
+from sciar.errors import InputError
 from sciar.structure import Structure
+from sciar.testing import check_raises
 
 SMILES = ["CC(F)Cl", "C#1CC1", "C/C=C/C(=O)Nc1ccccc1", "[Na+].[Cl-]", "C1CC"]
 
@@ -87,3 +90,14 @@ def test_unfinished_generator_leaves_no_process() -> None:
     assert len(list(islice(generator, 3))) == 3
     generator.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
+
+
+def test_a_file_of_smiles_is_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "three.smi").write_text("CCO\nC1CC\nC[C@H](O)F named\n")
+    report = molecules3d.embed(tmp_path / "three.smi", tmp_path / "three.sdf", n_conformers=2)
+    found = sciar.read(tmp_path / "three.sdf")
+    assert len(found) == 4 and all(s.positions is not None and s.bonds is not None for s in found)
+    assert len(report.rejected) == 1 and report.rejected[0].row == 1
+    assert {s.info["smiles"] for s in found} == {"CCO", "C[C@H](O)F"}
+    check_raises(lambda: molecules3d.embed(tmp_path / "none.smi", tmp_path / "x.sdf"), InputError, "none.smi")
