@@ -157,11 +157,12 @@ def graph(
     retry: Retry = 0,
     keep: Keep = 1.0,
     batch_size: Batch = None,
+    then_3d: Annotated[bool, typer.Option("--then-3d", help="Coordinates for the valid ones, by the bundled conformer model.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """New graphs: sciar generate graph -n 1000 -o new.smi"""
     limits = {"elements": elements, "n_atoms": range_of(n_atoms), "properties": properties_of(wanted)}
-    _generate("graph", context, _only_options(context), scaffold=scaffold, **limits)
+    _generate("graph", context, _only_options(context), scaffold=scaffold, then_3d=then_3d, **limits)
 
 
 @generating.command(context_settings=OPTIONS)
@@ -295,7 +296,7 @@ def predict(
 @verbs.command(context_settings=OPTIONS)
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The protocol: conformers, constraints, properties, qm9, reconstruction or speed.")],
+    name: Annotated[str, typer.Argument(help="The protocol: conformers, constraints, properties, qm9, qm9-graphs, reconstruction, speed.")],
     model: ModelName = None,
     samples: Annotated[Path | None, typer.Option(help="A file of samples instead of a model.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the numbers go.")] = None,

@@ -19,7 +19,10 @@ from sciar import checkpoint
 from sciar.errors import InputError, SciarError
 from sciar.generator import Generator, chosen_device, load
 from sciar.journal import Journal
+from sciar.notation import parse_smiles
+from sciar.prompt import Prompt
 from sciar.record import Record, suffix_of, text
+from sciar.record import smiles as smiles_of
 from sciar.request import Request, Row, check, known, whole, within_limits
 from sciar.samples import Run, Samples
 from sciar.sampling import Sampling
@@ -102,6 +105,7 @@ def generate(
     progress: Progress = None,
     out: str | os.PathLike[str] | None = None,
     drop_invalid: bool = False,
+    then_3d: bool = False,
     **options: Any,
 ) -> Samples | Iterator[Verdict]:
     """Draw molecules, conformers, crystals or graphs; every draw is kept with its verdict.
@@ -129,6 +133,7 @@ def generate(
         progress: True = a tqdm bar, or a function of (done, requested).
         out: file to write to while drawing (.sdf .xyz .extxyz .smi .cif .json); the same call resumes an interrupted run.
         drop_invalid: leave invalid draws out of `out` and of the answer.
+        then_3d: of task "graph": hand the valid graphs to the bundled conformer model, one conformer each; the others become refused rows.
         **options: for the model's sampler, such as nfe=10 or temperature=0.9.
 
     Returns:
@@ -154,12 +159,33 @@ def generate(
     )
     how = How(seed, batch_size, retry, keep, fallback, progress, Path(out) if out is not None else None, drop_invalid)
     how.check(request)
+    if then_3d and (request.task != "graph" or stream):
+        what = "stream=" if request.task == "graph" else f"task {request.task!r}"
+        raise InputError(f"then_3d: expected task 'graph' without stream=, got {what}; leave then_3d out")
     if stream and (out is not None or keep < 1):
         raise InputError("stream: expected neither out= nor keep=, which need the whole run; leave stream=True out")
     generator, rows, all_options = _ready(request, how, model, device, options)
     if stream:
         return _stream(_sampling(generator, request, how, rows, all_options, None, seed if seed is not None else secrets.randbelow(2**31)))
+    if then_3d:
+        flat = dataclasses.replace(how, out=None, drop_invalid=False)
+        return _in_3d(_draw(generator, request, flat, rows, all_options), how, device)
     return _draw(generator, request, how, rows, all_options)
+
+
+def _in_3d(graphs: Samples, how: How, device: str | None) -> Samples:
+    """One conformer of every valid graph; the verdict of another is why its row is refused."""
+    rows = []
+    for record in graphs.records:
+        text = smiles_of(record) if record.valid else None
+        problem = None if text else f"graph: {'; '.join(record.verdict.reasons)}"
+        rows.append(Row(text, Prompt(graph=parse_smiles(text)) if text else None, problem))
+    if all(row.problem for row in rows):
+        raise InputError(f"then_3d: expected a valid graph, got none ({rows[0].problem}); draw more of them")
+    request = Request("conformer", 1, tuple(rows), {"task": "conformer", "n": 1, "smiles": [row.label or "" for row in rows]})
+    how = dataclasses.replace(how, seed=graphs.run.seed, keep=1.0)
+    generator, ready, options = _ready(request, how, None, device, {})
+    return _draw(generator, request, how, ready, options)
 
 
 def rerun(report: Mapping[str, Any], **changes: Any) -> Samples:

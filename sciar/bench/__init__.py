@@ -4,7 +4,7 @@ One protocol = one module of this package with `run_protocol`. Published rows, e
 `published.yaml`; rows of another protocol say so and are not to be compared.
 
     >>> protocols()
-    ('conformers', 'constraints', 'properties', 'qm9', 'reconstruction', 'speed')
+    ('conformers', 'constraints', 'properties', 'qm9', 'qm9-graphs', 'reconstruction', 'speed')
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Result:
 
 def protocols() -> tuple[str, ...]:
     """Names that `run` takes."""
-    return ("conformers", "constraints", "properties", "qm9", "reconstruction", "speed")
+    return ("conformers", "constraints", "properties", "qm9", "qm9-graphs", "reconstruction", "speed")
 
 
 def run(
@@ -116,7 +116,7 @@ def run(
 
     if name not in protocols():
         raise InputError(f"bench: expected one of {', '.join(protocols())}, got {name!r}")
-    protocol = importlib.import_module(f"{__name__}.{name}").run_protocol
+    protocol = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").run_protocol
     given = {"model": model, "samples": samples, "n": n, **options}
     arguments = {key: value for key, value in given.items() if value is not None}
     accepted = signature(protocol).parameters

@@ -76,9 +76,9 @@ def conformers(model: Any, device: str | None = None, over: int = 1, retry: int 
     return draw
 
 
-def de_novo(model: Any, n: int, seed: int, device: str | None = None, **options: Any) -> Drawn:
-    """n molecules, one draw each, nothing redrawn."""
-    samples = load(model, device).generate("molecule", n=n, seed=seed, retry=0, **options)
+def de_novo(model: Any, n: int, seed: int, device: str | None = None, task: str = "molecule", **options: Any) -> Drawn:
+    """n molecules or graphs, one draw each, nothing redrawn."""
+    samples = load(model, device).generate(task, n=n, seed=seed, retry=0, **options)
     structures = [r.verdict.structure if r.verdict.structure.n_atoms else None for r in samples.records]
     return Drawn(structures, samples.scores, samples.run.seconds, samples.run.calls)
 

@@ -53,7 +53,8 @@ def run_protocol(
         raise InputError(f"bench qm9: expected keep above 0 and at most 1, got {keep}")
     progress("drawing", 0, 3)
     if model is not None:
-        label, drawn = front.name_of(model), front.de_novo(model, n or 10_000, seed, device, **({"score": True} if keep < 1 else {}))
+        options: dict[str, Any] = {"score": True} if keep < 1 else {}
+        label, drawn = front.name_of(model), front.de_novo(model, n or 10_000, seed, device, **options)
     else:
         label, drawn = "samples" if not isinstance(samples, (str, os.PathLike)) else Path(samples).name, _given(samples, n, seed)
     n_draws = len(drawn.structures)
