@@ -64,6 +64,7 @@ class Rows:
         }
         self.heavy = zeros(n, dtype=torch.bool)
         self.length, self.at, self.pinned = zeros(dtype=torch.long), zeros(dtype=torch.long), zeros(dtype=torch.long)
+        self.strict = zeros(dtype=torch.bool)  # marks that were drawn with the graph are no demands: they may be impossible
         self.score = zeros(dtype=torch.float64)
         self.job: list[Job | None] = [None] * b
         self.calls = np.zeros(b, dtype=int)
@@ -110,7 +111,7 @@ class Rows:
             stream, slots = np.random.default_rng([*job.key, 0]), len(job.tokens.order)
             for store in (self.noise, self.probe):  # of the draw and of its likelihood
                 store[r, :slots] = torch.from_numpy(stream.standard_normal((slots, 3), dtype=np.float32)).to(self.device)
-            self.job[r], self.calls[r] = job, job.calls
+            self.job[r], self.calls[r], self.strict[r] = job, job.calls, not job.tokens.de_novo
             if job.pins is not None:
                 self.pinned[r] = len(job.pins.atoms)
                 self.positions[r, : len(job.pins.atoms)] = torch.from_numpy(job.pins.placed).to(self.positions)
@@ -149,7 +150,7 @@ class Rows:
         if model.config.frame == "local" and model.config.target == "residual":
             # all that a stereo mark demands is a side of a plane; the mirror image of a miss is there
             demand = torch.stack([torch.zeros_like(geometry.side), geometry.twist, geometry.side], -1)[:, 0]
-            local = torch.where(local * demand < 0, -local, local)
+            local = torch.where(local * demand * self.strict[:, None] < 0, -local, local)
         if options.score:
             probe = self.probe[rows, at]
             value = model.head.log_likelihood(z, local) if options.score == "exact" else model.head.likelihood_bound(z, local, probe)
