@@ -142,7 +142,6 @@ COMMANDS = {
     "option without value": ("generate conformer CCO --model MODEL --nfe", "expected a value after '--nfe'"),
     "option's value": ("generate conformer CCO --model MODEL --nfe many", "nfe: expected a whole number, got 'many'"),
     "crystal": ("generate crystal LiFePO4", "no bundled model for task 'crystal'"),
-    "graph": ("generate graph", "no bundled model for task 'graph'"),
     "task of another model": ("generate graph --model MODEL", "expected a task it can do (conformer, molecule)"),
     "property": ("generate molecule --model MODEL --property gap_ev=3", "did you mean 'gap_eV'?"),
     "property's form": ("generate molecule --model MODEL --property gap_eV", "expected NAME=VALUE"),
