@@ -307,11 +307,13 @@ class _Batch:
         return torch.tensor(chosen, device=self.device)
 
     def _impossible(self, due: list[tuple[int, _Graph]]) -> Tensor:
-        """Sizes that break a limit: no end before `few` nodes or with an open scaffold, no more than `most`."""
+        """Sizes that break a limit: no end before `few` nodes or with an open scaffold, no more than `most` or than can bond."""
         config = self.model.tokenizer.config
         table = np.zeros((len(due), config.max_block + 1), dtype=bool)
         for row, (_, g) in zip(table, due, strict=True):
             row[1:] = g.n + np.arange(1, len(row)) > g.most
+            if g.n and (g.room[: g.n] >= 0).all():  # nothing but a scaffold: its open places are all there is to bond to
+                row[1:] |= np.arange(1, len(row)) > g.room[: g.n].sum()
             row[0] = not row[1:].all() and (g.n < max(g.few, 1) or (g.starred and bool((g.room > 0).any())))
         return torch.from_numpy(table).to(self.device)
 
