@@ -296,6 +296,8 @@ def _pattern(value: Any) -> np.ndarray:
 
 def _only_allowed(shared: Mapping[str, Any]) -> None:
     """Refuse given atoms of an element that is not allowed."""
+    if "elements" not in shared:
+        return
     from rdkit import Chem
 
     parts: dict[str, set[str]] = {}
@@ -304,7 +306,7 @@ def _only_allowed(shared: Mapping[str, Any]) -> None:
     if "fixed" in shared:
         parts["fixed"] = {SYMBOLS[z] for z in shared["fixed"].numbers}
     for name, held in parts.items():
-        if foreign := sorted(held - set(shared.get("elements", held))):
+        if foreign := sorted(held - set(shared["elements"])):
             raise InputError(f"{name}: expected only the elements in elements=, got {', '.join(foreign)}; leave one of the two out")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -11,6 +14,21 @@ from sciar.nn.embedding import Fourier, RadialBasis
 
 BINS = 250  # per Å
 FARTHEST = 8.0  # Å; the radial basis ends at 7
+
+
+def denoised(
+    estimate: Callable[[Tensor, Tensor], Tensor], x: Float[Tensor, "b n 3"], free: Bool[Tensor, "b n 1"], first: float, count: int
+) -> Float[Tensor, "b n 3"]:
+    """Coordinates of the free atoms after `count` deterministic steps from an error of `first` Å to none; the others stay.
+
+    Euler steps in σ, geometric down to 0.02 Å; the last one returns the estimate itself. `estimate(x, σ)` is a refiner's answer.
+    """
+    sigmas = np.geomspace(first, 0.02, count) if count > 1 else np.array([first])
+    for i, sigma in enumerate(sigmas):
+        clean = estimate(x, torch.full((len(x),), float(sigma), device=x.device)).float()
+        ratio = 0.0 if i + 1 == count else float(sigmas[i + 1] / sigma)
+        x = torch.where(free, clean + ratio * (x - clean), x)
+    return x
 
 
 class Refiner(nn.Module):

@@ -243,6 +243,13 @@ def test_what_is_asked_for_is_in_every_draw(model: Model, tokenizer: Tokenizer) 
         assert mol.HasSubstructMatch(query)
 
 
+def test_the_first_block_after_a_scaffold_finds_a_place(model: Model) -> None:
+    """One open place: one node, whatever untrained weights say."""
+    for draw in model.sample([Prompt(scaffold="C1CC1*", n_atoms=(5, 9))] * 8, [(4, i) for i in range(8)]):
+        t = draw.tokens
+        assert (t.block == t.block[3]).sum() == 1 and t.block[3] > t.block[:3].max()
+
+
 def test_degrees_are_exact(model: Model) -> None:
     """A node of a later block has as many bonds to the blocks up to its own as the header said, where there are enough nodes."""
     for draw in model.sample([Prompt(n_atoms=(12, 20))] * 4, [(3, i) for i in range(4)]):

@@ -145,7 +145,7 @@ def _graph(model: Model, index: int, prompt: Prompt, key: tuple[int, int], optio
     Raises:
         InputError: a prompt that is no graph, a scaffold these weights cannot hold, sizes out of reach.
     """
-    if prompt.task != "molecule" or prompt.fixed is not None:
+    if prompt.task != "molecule" or prompt.fixed is not None or prompt.composition is not None:
         raise InputError("blocks: expected a graph de novo, a scaffold, elements, n_atoms or properties, got something else; leave it out")
     config = model.tokenizer.config
     few, most = prompt.n_atoms or (1, config.max_atoms)

@@ -16,6 +16,7 @@ from sciar.families.hybrid.model import gather, local_geometry
 from sciar.families.hybrid.tokens import Tokens
 from sciar.family import Draw
 from sciar.nn.cache import StaticCache
+from sciar.nn.refiner import denoised
 
 if TYPE_CHECKING:
     from sciar.families.hybrid.model import Model
@@ -196,16 +197,9 @@ class Rows:
         return finished
 
     def _refined(self, x: Tensor, state: Tensor, codes: Tensor, mask: Tensor, free: Tensor) -> Tensor:
-        """Deterministic denoising of the free atoms from refine_sigma to 0 (Euler in σ; the last step returns the estimate)."""
         count = self.options.refine
         first = self.options.refine_sigma or (0.1 if count <= 2 else 0.3 if count <= 4 else 1.0)
-        sigmas = np.geomspace(first, 0.02, count) if count > 1 else [first]
-        for i, sigma in enumerate(sigmas):
-            level = torch.full((len(x),), float(sigma), device=x.device)
-            clean = self.model.refiner(x, level, state, codes, mask).float()
-            ratio = 0.0 if i + 1 == len(sigmas) else float(sigmas[i + 1] / sigma)
-            x = torch.where(free, clean + ratio * (x - clean), x)
-        return x
+        return denoised(lambda x, sigma: self.model.refiner(x, sigma, state, codes, mask), x, free, first, count)
 
 
 def _slots_of(job: Job) -> np.ndarray:

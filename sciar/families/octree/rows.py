@@ -24,6 +24,7 @@ from sciar.families.octree.model import FIRST_ELEMENT
 from sciar.families.octree.tokens import PROPERTIES, Tokens
 from sciar.family import Draw
 from sciar.nn.cache import StaticCache
+from sciar.nn.refiner import denoised
 
 if TYPE_CHECKING:
     from sciar.families.octree.model import Model
@@ -254,12 +255,8 @@ class Rows:
         element = torch.where(mask, self.element[where[:, None], at], 0)
         code = self.code[where[:, None], at]
         free = ~((self.fixed[where][:, None] == code[..., None]) & (self.fixed[where][:, None] >= 0)).any(-1)
-        sigmas = np.geomspace(self.options.refine_sigma, 0.02, self.evaluations)
-        for i, sigma in enumerate(sigmas):
-            level = torch.full((len(rows),), float(sigma), device=self.device)
-            clean = self.model.refine(x, level, element, mask).float()
-            ratio = 0.0 if i + 1 == len(sigmas) else float(sigmas[i + 1] / sigma)
-            x = torch.where(free[..., None], clean + ratio * (x - clean), x)
+        estimate = lambda x, sigma: self.model.refine(x, sigma, element, mask)  # noqa: E731
+        x = denoised(estimate, x, free[..., None], self.options.refine_sigma, self.evaluations)
         return [part[:k] for part, k in zip(x.cpu().numpy().astype(np.float64), atoms, strict=True)]
 
     def _tokens(self, r: int, wish: Wish, events: int, failure: str = "") -> Tokens:
