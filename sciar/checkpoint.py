@@ -220,7 +220,7 @@ def default(task: str) -> str:
             fitting.append((not header["card"].get("default", False), path.stem))
     if not fitting:
         raise InputError(
-            f"generate: expected a model, got no bundled model for task {task!r}; pass model=… or train one with `sciar train`"
+            f"model: expected one, got no bundled model for task {task!r}; pass model=… or train one with `sciar train`"
         )
     return min(fitting)[1]
 
