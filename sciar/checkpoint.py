@@ -219,9 +219,7 @@ def default(task: str) -> str:
         if task in tasks(header):
             fitting.append((not header["card"].get("default", False), path.stem))
     if not fitting:
-        raise InputError(
-            f"model: expected one, got no bundled model for task {task!r}; pass model=… or train one with `sciar train`"
-        )
+        raise InputError(f"model: expected one, got no bundled model for task {task!r}; pass model=… or train one with `sciar train`")
     return min(fitting)[1]
 
 

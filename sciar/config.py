@@ -40,7 +40,8 @@ class TrainConfig:
 
     Args:
         steps: optimiser steps in all. warmup: steps of linear warm-up; then a cosine to `floor` × lr.
-        lr, weight_decay, beta2, clip: AdamW; weight decay touches matrices only; clip is the gradient norm.
+        optimizer: "adamw", or "muon" for the matrices of hidden layers, see sciar/optim.py. lr, weight_decay, beta2: of it;
+            weight decay touches matrices only. clip: the largest gradient norm.
         ema: decay of the averaged weights that are evaluated and saved.
         precision: "bf16" (autocast of the trunk) or "32".
         seed: of weights, data order and noise.
@@ -53,6 +54,7 @@ class TrainConfig:
 
     steps: int = 2000
     warmup: int = 200
+    optimizer: str = "adamw"
     lr: float = 1e-3
     floor: float = 0.02
     weight_decay: float = 0.01
@@ -74,6 +76,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or self.warmup < 0:
             raise InputError(f"train: expected steps ≥ 1, lr > 0, warmup ≥ 0, got {self.steps}, {self.lr}, {self.warmup}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise InputError(f"train.optimizer: expected adamw or muon, got {self.optimizer!r}")
         if self.precision not in ("bf16", "32"):
             raise InputError(f"train.precision: expected bf16 or 32, got {self.precision!r}")
 

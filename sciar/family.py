@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,12 +61,14 @@ class Draw:
         tokens: what `Tokenizer.decode` takes.
         score: log-likelihood of the drawn part in nats (higher = the model finds it likelier); nan if not asked for.
         calls: network evaluations spent on it (trunk steps + solver steps).
+        left: levels of detail that are still to be drawn; above 0 this is a preview, and the draw itself follows.
     """
 
     index: int
     tokens: Any
     score: float
     calls: int
+    left: int = 0
 
 
 class Model(nn.Module, ABC):
@@ -78,6 +80,7 @@ class Model(nn.Module, ABC):
 
     config: Any  # a frozen dataclass
     tokenizer: Tokenizer
+    coarse_to_fine: ClassVar[bool] = False  # the sampler takes previews=True and then yields each level of a draw as well
 
     @abstractmethod
     def loss(self, batch: Any, generator: torch.Generator | None = None) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from sciar.record import Record, suffix_of, text
 from sciar.record import smiles as smiles_of
 from sciar.request import Request, Row, check, known, whole, within_limits
 from sciar.samples import Run, Samples
-from sciar.sampling import Sampling
+from sciar.sampling import Preview, Sampling
 from sciar.validate import Verdict
 
 BATCH_SIZE = {"cpu": 64, "cuda": 256}
@@ -80,6 +80,8 @@ class How:
 @overload
 def generate(task: str | None = ..., *, stream: Literal[True], **arguments: Any) -> Iterator[Verdict]: ...
 @overload
+def generate(task: str | None = ..., *, stream: Literal["levels"], **arguments: Any) -> Iterator[Preview]: ...
+@overload
 def generate(task: str | None = ..., *, stream: Literal[False] = ..., **arguments: Any) -> Samples: ...
 def generate(
     task: str | None = None,
@@ -101,13 +103,13 @@ def generate(
     retry: int = 0,
     keep: float = 1.0,
     fallback: str | None = None,
-    stream: bool = False,
+    stream: bool | Literal["levels"] = False,
     progress: Progress = None,
     out: str | os.PathLike[str] | None = None,
     drop_invalid: bool = False,
     then_3d: bool = False,
     **options: Any,
-) -> Samples | Iterator[Verdict]:
+) -> Samples | Iterator[Verdict] | Iterator[Preview]:
     """Draw molecules, conformers, crystals or graphs; every draw is kept with its verdict.
 
     Args:
@@ -129,7 +131,8 @@ def generate(
         retry: redraw each failure up to so many times; the summary counts every draw.
         keep: keep only this fraction of each row, the best by score.
         fallback: "etkdg" = RDKit's coordinates where every attempt failed; such samples say so.
-        stream: return an iterator of verdicts in draw order instead.
+        stream: return an iterator of verdicts in draw order instead; with "levels", of a family that draws coarse to fine, an iterator of
+            `Preview`s, which show each draw level by level as it sharpens.
         progress: True = a tqdm bar, or a function of (done, requested).
         out: file to write to while drawing (.sdf .xyz .extxyz .smi .cif .json); the same call resumes an interrupted run.
         drop_invalid: leave invalid draws out of `out` and of the answer.
@@ -164,9 +167,16 @@ def generate(
         raise InputError(f"then_3d: expected task 'graph' without stream=, got {what}; leave then_3d out")
     if stream and (out is not None or keep < 1):
         raise InputError("stream: expected neither out= nor keep=, which need the whole run; leave stream=True out")
+    if stream not in (True, False, "levels"):
+        raise InputError(f"stream: expected True, False or 'levels', got {stream!r}; correct it")
+    if stream == "levels" and (retry or fallback):
+        raise InputError("stream: expected neither retry= nor fallback= with 'levels', got one; leave it out")
     generator, rows, all_options = _ready(request, how, model, device, options)
+    if stream == "levels" and not generator.model.coarse_to_fine:
+        raise InputError(f"stream: expected a model that draws coarse to fine for 'levels', got {generator.name!r}; use stream=True")
     if stream:
-        return _stream(_sampling(generator, request, how, rows, all_options, None, seed if seed is not None else secrets.randbelow(2**31)))
+        sampling = _sampling(generator, request, how, rows, all_options, None, seed if seed is not None else secrets.randbelow(2**31))
+        return sampling.previews() if stream == "levels" else _stream(sampling)
     if then_3d:
         flat = dataclasses.replace(how, out=None, drop_invalid=False)
         return _in_3d(_draw(generator, request, flat, rows, all_options), how, device)

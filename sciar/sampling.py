@@ -38,6 +38,25 @@ class Slot:
     draw: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Preview:
+    """A draw while it sharpens.
+
+    Args:
+        row, draw: which sample of the run it is.
+        left: levels of detail that are still to come; 0 = finished.
+        structure: vertices without element in the middles of cubes of side `info["side_A"]`, each of which will hold atoms; at last
+            the molecule.
+        verdict: of the finished structure, else None.
+    """
+
+    row: int
+    draw: int
+    left: int
+    structure: Structure
+    verdict: Verdict | None = None
+
+
 @dataclass(slots=True)
 class Sampling:
     """One run of a model over rows of input; iterate `records()` once, then read the counts.
@@ -99,6 +118,21 @@ class Sampling:
             self._settle(slots, total)
             for slot in slots:
                 yield self.unsettled.pop(slot.index)
+
+    def previews(self) -> Iterator[Preview]:
+        """Every level of every draw as it comes, not in order; a draw's last one has its verdict. Failures are not redrawn.
+
+        Raises:
+            InputError, SciarError: see `records`.
+        """
+        self._begun = time.perf_counter()
+        slots = [Slot(i, *divmod(i, self.n)) for i in range(len(self.rows) * self.n)]
+        open_ = [slot for slot in slots if self.rows[slot.row].problem is None]
+        prompts, keys = [self._prompt(slot) for slot in open_], [(self.seed, slot.index) for slot in open_]
+        for position, draw in self._draws(prompts, keys, previews=True):
+            slot, structure = open_[position], self.tokenizer.decode(draw.tokens)
+            verdict = None if draw.left else validate(structure, self._prompt(slot))
+            yield Preview(slot.row, slot.draw, draw.left, structure, verdict)
 
     def _settle(self, slots: Sequence[Slot], total: int) -> None:
         found = self.unsettled
@@ -168,15 +202,17 @@ class Sampling:
                 self.journal.add((fresh[position].index, attempt), entry, time.perf_counter() - self._begun)
             yield fresh[position], entry
 
-    def _draws(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Draw]]:
+    def _draws(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], **more: Any) -> Iterator[tuple[int, Draw]]:
         """Every prompt's draw with its position; out-of-memory halves the batch and redraws only what is not finished."""
         left = dict.fromkeys(range(len(prompts)))
         while left:
             order = list(left)
             try:
-                draws = self.model.sample([prompts[i] for i in order], [keys[i] for i in order], batch_size=self.batch_size, **self.options)
+                options = {**self.options, **more}
+                draws = self.model.sample([prompts[i] for i in order], [keys[i] for i in order], batch_size=self.batch_size, **options)
                 while (draw := _next(draws)) is not None:
-                    left.pop(order[draw.index])
+                    if not draw.left:
+                        left.pop(order[draw.index])
                     yield order[draw.index], draw
                 if left:
                     raise SciarError(f"model: expected a draw for each of {len(order)} prompts, got {len(order) - len(left)}; report this")

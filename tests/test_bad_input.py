@@ -98,6 +98,8 @@ CONTRADICTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "output format": ((), {"smiles": "CCO", "out": "x.pdb"}, "expected a name that ends in .sdf"),
     "output folder": ((), {"smiles": "CCO", "out": "/no/such/folder/x.sdf"}, "expected an existing folder"),
     "conformers as cif": ((), {"smiles": "CCO", "out": "x.cif"}, "expected a format for task 'conformer'"),
+    "stream of a word": ((), {"smiles": "CCO", "stream": "yes"}, "stream: expected True, False or 'levels', got 'yes'"),
+    "levels and retry": ((), {"smiles": "CCO", "stream": "levels", "retry": 2}, "stream: expected neither retry= nor fallback="),
     "stream to a file": ((), {"smiles": "CCO", "stream": True, "out": "x.sdf"}, "stream: expected neither out="),
 }
 

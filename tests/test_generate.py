@@ -138,6 +138,8 @@ def test_stream_gives_the_same_verdicts(shaky: Path) -> None:
     everything = [first, *stream]
     reference = sciar.generate(smiles=TWO, n=4, seed=2, model=shaky)
     assert [v.reasons for v in everything] == [v.reasons for v in reference]
+    with pytest.raises(sciar.InputError, match="stream: expected a model that draws coarse to fine"):
+        sciar.generate(smiles=TWO, model=shaky, stream="levels")
 
 
 def test_progress(model: Path) -> None:

@@ -25,20 +25,23 @@ class Turn(Protocol):
 class Attention(nn.Module):
     """Multi-head attention with an additive bias per head and, optionally, values that belong to pairs.
 
-    out_i = Σ_j softmax_j(q_i·k_j/√d + bias_ij) (v_j ⊕ pair_ij): the pair part is how a token reads where
-    another atom lies (as in AlphaFold's invariant point attention, with explicit pair features).
+    out_i = Σ_j softmax_j(q_i·k_j/√d + a_i·pair_ij + bias_ij) (v_j ⊕ pair_ij): the pair part of the values is how a token reads
+    where another atom lies (as in AlphaFold's invariant point attention, with explicit pair features). With `asks`, a_i is a
+    second query, for pairs (the content-position term of Dai et al. 2019, eq. 5, with features for positions); else it is 0.
     """
 
-    def __init__(self, width: int, heads: int, pair: int = 0) -> None:
+    def __init__(self, width: int, heads: int, pair: int = 0, asks: bool = False) -> None:
         super().__init__()
         self.heads, self.pair = heads, pair
         self.qkv = nn.Linear(width, 3 * width, bias=False)
+        if asks:
+            self.asks = nn.Linear(width, heads * pair, bias=False)
         self.out = nn.Linear(width + heads * pair, width, bias=False)
 
     def forward(
         self,
         x: Float[Tensor, "b q d"],
-        bias: Float[Tensor, "b h q k"] | None,
+        bias: Float[Tensor, "#b #h q k"] | None,
         pair: Float[Tensor, "b q k p"] | None = None,
         cache: Cache | None = None,
         causal: bool = False,
@@ -57,6 +60,9 @@ class Attention(nn.Module):
                 mixed = turn.back(mixed)
             return self.out(mixed.transpose(1, 2).reshape(b, q, d))
         logits = query @ key.transpose(-1, -2) * (d // self.heads) ** -0.5
+        if hasattr(self, "asks"):
+            asked = self.asks(x).view(b, q, self.heads, self.pair) @ pair.transpose(-1, -2)
+            logits = logits + asked.transpose(1, 2) * self.pair**-0.5
         if bias is not None:
             logits = logits.float() + bias
         weights = (logits.float()).softmax(-1).to(value.dtype)
@@ -79,11 +85,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, caus
 class Block(nn.Module):
     """x += attention(norm x); x += SwiGLU(norm x)."""
 
-    def __init__(self, width: int, heads: int, pair: int = 0, expansion: float = 8 / 3) -> None:
+    def __init__(self, width: int, heads: int, pair: int = 0, asks: bool = False, expansion: float = 8 / 3) -> None:
         super().__init__()
         hidden = int(-(-width * expansion // 32) * 32)
         self.norm_attention, self.norm_feed = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
-        self.attention = Attention(width, heads, pair)
+        self.attention = Attention(width, heads, pair, asks)
         self.feed_in, self.feed_out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(

@@ -68,9 +68,9 @@ def drawn(model: Model, prompts: list[Prompt], batch_size: int = 5, seed: int = 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_laws(molecules: list, tokenizer: Tokenizer, layout: str) -> None:
-    check_family(
-        "octree", molecules, tokenizer, made(tokenizer, layout=layout, property_weight=0.1, dropout=0.1, drop_block=0.1, deletion=0.2)
-    )
+    published = {"around": False, "deletion": 0.2} if layout == "interleaved" else {}
+    model = made(tokenizer, layout=layout, property_weight=0.1, dropout=0.1, drop_block=0.1, **published)
+    check_family("octree", molecules, tokenizer, model)
 
 
 def test_the_diffusion_head_keeps_the_laws(molecules: list, tokenizer: Tokenizer) -> None:
@@ -102,6 +102,22 @@ def test_the_refiner_is_equivariant(tokenizer: Tokenizer) -> None:
     assert torch.allclose(
         model.refine(x[:, shuffled], sigma, element[:, shuffled], mask), model.refine(x, sigma, element, mask)[:, shuffled], atol=1e-5
     )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_previews_sharpen_into_the_draw(tokenizer: Tokenizer, layout: str) -> None:
+    """Every level of every draw once, coarse to fine, each inside the one before; the draws are those without previews."""
+    model = made(tokenizer, layout=layout).eval()
+    prompts = [Prompt(), Prompt(n_atoms=(7, 7)), Prompt(n_atoms=(20, 20))]
+    seen: list[list] = [[] for _ in prompts]
+    for draw in model.sample(prompts, [(0, i) for i in range(3)], 2, **PLAIN, previews=True):
+        seen[draw.index].append((draw.left, tokenizer.decode(draw.tokens)))
+    for levels, final in zip(seen, drawn(model, prompts), strict=True):
+        assert [left for left, _ in levels] == [5, 4, 3, 2, 1, 0]
+        assert np.array_equal(levels[-1][1].positions, final.positions)
+        for (_, coarse), (_, fine) in zip(levels, levels[1:], strict=False):
+            apart = np.abs(fine.positions[:, None] - coarse.positions).max(-1)  # cubes: the largest of three distances
+            assert (apart.min(1) <= coarse.info["side_A"] / 2 + 1e-6).all() and (apart.min(0) <= coarse.info["side_A"] / 2 + 1e-6).all()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -230,8 +246,8 @@ def test_probabilities_of_a_small_cube_sum_to_one() -> None:
     total = 0.0
     with torch.no_grad():
         events = model.events(collate(Tokens, [tokenizer.encode(Structure(np.array([1]), np.zeros((1, 3))))]))
-        root = model.tree_head(model.states(events, None)[0, :1]).softmax(-1)[0]
-        h = model.states(events, None)[0, 1:2]  # state of the one atom
+        root = model.byte_logits(model.states(events, None)[0, :1]).softmax(-1)[0]
+        h = model.states(events, None)[0, 1:2, : model.config.width]  # state of the one atom
         for element in range(2):
             for place in range(8):
                 bins = torch.tensor([[place & 1, place >> 1 & 1, place >> 2 & 1]])
@@ -247,6 +263,9 @@ def test_score_is_the_sum_of_the_losses(batch: Batch, model: Model) -> None:
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("given")})
     plain.eval()
     parts = plain.loss(batch, torch.Generator().manual_seed(5))
+    alone = dataclasses.replace(bare, tree_weight=0, element_weight=0, place_weight=0)
+    assert set(Model(alone, model.tokenizer).loss(batch)) == {"loss", "refiner"}
+    assert "refiner" not in Model(dataclasses.replace(bare, refiner_weight=0), model.tokenizer).loss(batch)
     events = plain.events(batch, torch.Generator().manual_seed(5))
     expected = -(parts["tree"] * events.tree.sum() + (parts["element"] + 3 * parts["place"]) * events.leaf.sum())
     assert abs(float(plain.score(batch, torch.Generator().manual_seed(5)).sum() / expected.detach()) - 1) < 1e-4
@@ -379,7 +398,7 @@ def test_unknown_choices_are_refused(tokenizer: Tokenizer) -> None:
     bare = made(tokenizer, condition=False).eval()
     check_raises(lambda: list(bare.sample([Prompt(properties={"gap_eV": 5.0})], [(0, 0)])), InputError, "properties")
     check_raises(lambda: ModelConfig(place="refined", refiner_layers=0), InputError, "refiner_layers")
-    check_raises(lambda: ModelConfig(waves="none", pair=0), InputError, "pair")
+    check_raises(lambda: ModelConfig(waves="none", pair=False), InputError, "pair")
     diffusive = made(tokenizer, place="diffusion").eval()
     check_raises(lambda: list(diffusive.sample([Prompt()], [(0, 0)], min_distance=0.8)), InputError, "diffusion head")
     check_raises(lambda: bare.predict(collate(Tokens, [tokenizer.encode(datasets.samples("qm9")[9])])), InputError, "property head")
@@ -405,7 +424,7 @@ def test_haar_rotations() -> None:
 
 
 def test_training_sees_fresh_trees_and_never_drops_an_atom(batch: Batch, tokenizer: Tokenizer) -> None:
-    model = made(tokenizer, deletion=0.5).train()
+    model = made(tokenizer, around=False, deletion=0.5).train()
     g = torch.Generator().manual_seed(0)
     first, second = model.events(batch, g), model.events(batch, g)
     atoms = batch.masks["atoms"].sum(1)
@@ -445,6 +464,15 @@ def test_trained_and_drawn_through_the_front_door(weights: Path) -> None:
     wished = sciar.generate("molecule", n=2, model=weights, seed=1, properties={"gap_eV": 7.0}, formula="C3H8O", guidance=1.5)
     assert {v.structure.formula for v in wished} == {"C3H8O"}
     check_raises(lambda: sciar.generate("molecule", model=weights, properties={"gap_ev": 7.0}), InputError, "did you mean 'gap_eV'")
+
+
+def test_a_stream_of_levels(weights: Path) -> None:
+    previews = list(sciar.generate("molecule", n=2, seed=1, model=weights, stream="levels", batch_size=2))
+    finished = {(p.row, p.draw): p.verdict for p in previews if not p.left}
+    reference = sciar.generate("molecule", n=2, seed=1, model=weights)
+    assert [finished[r.row, r.draw].reasons for r in reference.records] == [r.verdict.reasons for r in reference.records]
+    assert all(p.verdict is None and not p.structure.numbers.any() and p.structure.n_atoms for p in previews if p.left)
+    assert len(previews) == 12
 
 
 def test_predict(weights: Path, molecules: list) -> None:

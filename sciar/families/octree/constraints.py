@@ -20,14 +20,13 @@ from torch import Tensor
 
 from sciar.errors import InputError
 from sciar.families.octree.tokens import Tokenizer, random_rotation
-from sciar.families.octree.tree import morton
+from sciar.families.octree.tree import POPCOUNT, morton
 from sciar.metrics.molecule import VALENCES
 from sciar.prompt import Prompt
 from sciar.structure import NUMBERS, Structure
 
 ANY = 10_000  # atoms of an element, where none is counted
 BOND_MARGIN = 0.25  # Å above the sum of covalent radii that still counts as a neighbour
-POPCOUNT = torch.tensor([bin(v).count("1") for v in range(256)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,7 +30,9 @@ from sciar.batch import Batch
 from sciar.errors import InputError
 from sciar.families.octree.events import Events, events_of
 from sciar.families.octree.heads import N_BYTES, Classes, LeafHead, log_likelihood
+from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME, Children, Surroundings
 from sciar.families.octree.tokens import PROPERTIES, Tokenizer
+from sciar.families.octree.tree import POPCOUNT
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier, RadialBasis
@@ -42,6 +44,7 @@ from sciar.prompt import Prompt
 MASK, CLOSE, FIRST_ELEMENT = 0, 256, 257  # ids of contents; 1 … 255 are occupancy bytes
 LEFT = 64  # open nodes that are told apart
 FREQUENCIES = 16
+PAIR, SHELLS = 32, 4  # features of a displacement, and shells around the query whose directions are told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,8 @@ class ModelConfig:
         layout: "interleaved", "queries" or "fused", see the module.
         waves: "published", "axes" or "sphere", see sciar/nn/rotary.py, or "none". shortest, longest: wavelengths of the latter two, Å.
         values: values are turned too, so that displacements are read and not only looked up.
-        pair: width of features of displacements that attention reads beside values; 0 = none, as published.
+        around: events know the distances from their children to all cubes that are known to hold atoms, see surroundings.py.
+        pair: attention asks for and reads features of displacements, beside keys and values; False = as published.
         refiner_layers, refiner_width: of the joint refiner of all atoms at the end (0 layers = none). refiner_sigma: largest
             error it learns to remove, Å. refiner_weight: of its loss.
         place: how the place of an atom in its cell is drawn: "bins", one axis after the other; "diffusion", all three at once;
@@ -62,6 +66,7 @@ class ModelConfig:
         own_null: bins of what is no atom have an id of their own; else they share the middle bin, as published.
         vocabulary: rows of the content table and classes of the element head; 0 = as many as needed (published: 602).
         tree_weight, element_weight, place_weight, property_weight: of the loss parts; property_weight 0 = no property head.
+            The refiner shares nothing with the rest: with refiner_weight 0 it is left alone, with the other four 0 nothing else is trained.
         jitter, shift: training only: a random shift in cells, normal and whole (-shift … shift).
         deletion: training only: most of the level-1 nodes that are left out.
         dropout: of embeddings and head inputs. drop_block: of whole blocks, rising linearly with depth.
@@ -75,7 +80,8 @@ class ModelConfig:
     shortest: float = 0.6
     longest: float = 40.0
     values: bool = False
-    pair: int = 32
+    around: bool = True
+    pair: bool = True
     refiner_layers: int = 4
     refiner_width: int = 64
     refiner_sigma: float = 1.0
@@ -104,10 +110,18 @@ class ModelConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"ModelConfig.{name}: expected {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.around and self.deletion:
+            raise InputError(
+                "ModelConfig.around: expected False with deletion above 0, got True: deleted nodes have no place; set one of the two"
+            )
+        if not any(
+            (self.tree_weight, self.element_weight, self.place_weight, self.property_weight, self.refiner_layers * self.refiner_weight)
+        ):
+            raise InputError("ModelConfig.tree_weight: expected a part of the loss above 0, got none")
         if self.place == "refined" and not self.refiner_layers:
             raise InputError("ModelConfig.refiner_layers: expected at least 1 for place='refined', got 0")
         if self.waves == "none" and not self.pair:
-            raise InputError("ModelConfig.pair: expected more than 0 for waves='none', got 0: nothing would tell where events lie")
+            raise InputError("ModelConfig.pair: expected True for waves='none', got False: nothing would tell where events lie")
         if self.width % self.heads or self.width // self.heads % 2:
             raise InputError(f"ModelConfig.heads: expected a divisor of width {self.width} with an even quotient, got {self.heads}")
 
@@ -117,6 +131,7 @@ class Model(AbstractModel):
 
     tokenizer: Tokenizer
     waves: Tensor
+    coarse_to_fine = True
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, statistics: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -137,12 +152,12 @@ class Model(AbstractModel):
         if c.condition:
             self.fourier = Fourier(FREQUENCIES, 0.1, 2.0)
             self.given = nn.Linear((1 + self.n_elements + len(PROPERTIES)) * FREQUENCIES, w, bias=False)
+        if c.around:
+            self.surroundings, self.children_head = Surroundings(w, self.n_elements), Children(w)
         self.register_buffer("waves", self._waves(), persistent=False)
-        self.blocks = nn.ModuleList(Block(w, c.heads, c.pair) for _ in range(c.layers))
+        self.blocks = nn.ModuleList(Block(w, c.heads, PAIR * c.pair, asks=c.pair) for _ in range(c.layers))
         if c.pair:
-            self.radial = RadialBasis(20)
-            self.pair_in, self.pair_out = nn.Linear(26, 2 * c.pair), nn.Linear(2 * c.pair, c.pair)
-            self.pair_bias = nn.Linear(c.pair, c.layers * c.heads, bias=False)
+            self.radial, self.shells = RadialBasis(PAIR - 3 * SHELLS), RadialBasis(SHELLS, 6.0)
         if c.refiner_layers:
             self.refined_element = nn.Embedding(self.n_elements, c.refiner_width)
             self.refiner = Refiner(c.refiner_width, c.refiner_width, c.refiner_layers, self.n_elements**2)
@@ -155,6 +170,8 @@ class Model(AbstractModel):
         for table in (*self.content_bin, self.level):
             nn.init.normal_(table.weight, std=0.2)
         self.tree_head.reset()
+        if c.around:
+            nn.init.zeros_(self.children_head.score.weight)
         self.leaf_head.reset()
         if c.refiner_layers:
             for push in self.refiner.push:
@@ -222,28 +239,30 @@ class Model(AbstractModel):
             centre = self.grid.side / 2
             by_key = angles(self.waves, keys_at - centre)
             turn = Turning(angles(self.waves, queries_at - centre) if queries_at is not keys_at else by_key, by_key, self.config.values)
-        pair, biases = None, [bias] * len(self.blocks)
+        pair = None
         if self.config.pair:
             if bias is None:
-                bias = torch.zeros(h.shape[1], h.shape[1], device=h.device).masked_fill(~causal_mask(h.shape[1], h.device), -1e4)
-            pair, per_layer = self.pairs(queries_at, keys_at if seen_at is None else seen_at)
-            biases = [bias + part for part in per_layer.chunk(len(self.blocks), 1)]
+                bias = torch.zeros(1, 1, h.shape[1], h.shape[1], device=h.device).masked_fill(~causal_mask(h.shape[1], h.device), -1e4)
+            pair = self.displacements(queries_at, keys_at if seen_at is None else seen_at)
         causal = caches is None and bias is None
         for i, block in enumerate(self.blocks):
-            after = block(h, biases[i], pair, None if caches is None else caches[i], causal, turn)
+            after = block(h, bias, pair, None if caches is None else caches[i], causal, turn)
             drop = self.config.drop_block * i / max(1, len(self.blocks) - 1)
             if self.training and drop:
                 after = h + (after - h) * self._kept((*h.shape[:2], 1), drop, h, generator)
             h = after
         return self.norm(h)
 
-    def pairs(self, queries_at: Float[Tensor, "b q 3"], keys_at: Float[Tensor, "b n 3"]) -> tuple[Tensor, Tensor]:
-        """Features (b q n p) of the displacements from queries to keys, and attention biases (b layers·h q n)."""
-        p = keys_at[:, None] - queries_at[:, :, None]
-        distance = (p.square().sum(-1) + 1e-6).sqrt()
-        geometric = torch.cat([p * 0.3, p / (distance + 0.3)[..., None], self.radial(distance)], -1)
-        pair = self.pair_out(F.silu(self.pair_in(geometric)))
-        return pair, self.pair_bias(pair).permute(0, 3, 1, 2).float()
+    @torch.no_grad()
+    def displacements(self, queries_at: Float[Tensor, "b q 3"], keys_at: Float[Tensor, "b n 3"]) -> Float[Tensor, "b q n p"]:
+        """Features of x = key - query: Gaussians of |x|, and x/|x| in each of a few broad shells.
+
+        Nothing in them is learnt, so that the backward pass, most of whose time they would take, need not visit every pair.
+        """
+        x = keys_at[:, None] - queries_at[:, :, None]
+        distance = (x.square().sum(-1) + 1e-6).sqrt()
+        toward = (x / (distance + 0.1)[..., None])[..., None] * self.shells(distance)[..., None, :]
+        return torch.cat([toward.flatten(-2), self.radial(distance)], -1)
 
     def refine(
         self, x: Float[Tensor, "b n 3"], sigma: Float[Tensor, "b"], element: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]
@@ -255,12 +274,19 @@ class Model(AbstractModel):
 
     def states(
         self, events: Events, condition: Float[Tensor, "b 1 d"] | None, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "b t d"]:
-        """For every event, the state from which it is to be drawn: it has read the events before it and knows where it is."""
+    ) -> Float[Tensor, "b t s"]:
+        """For every event, the state from which it is to be drawn: it has read the events before it and knows where it is.
+
+        The heads take it apart: `width` numbers of the trunk, then what is known of the children, if anything is.
+        """
         kind = torch.where(events.leaf, FIRST_ELEMENT + events.element, torch.where(events.tree, events.byte, CLOSE))
         content = self.content(kind, events.level, torch.where(events.leaf[..., None], events.bins, self.null))
         place = self.place(events.level, events.left)
         exact = events.exact(self.grid)
+        known = None
+        if self.config.around:
+            more, known = self.surroundings(*self._frontier(events))
+            place = place + more
         if self.config.layout == "fused":
             first = torch.zeros_like(content[:, :1])
             h = torch.cat([first, content[:, :-1]], 1) + place
@@ -273,7 +299,37 @@ class Model(AbstractModel):
         if condition is not None:
             h = h + condition
         h = self.trunk(self._dropped(h, generator), queries, keys, bias, generator=generator)
-        return h if self.config.layout == "fused" else h[:, ::2]
+        return with_children(h if self.config.layout == "fused" else h[:, ::2], known)
+
+    def _frontier(self, events: Events) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Arguments of `Surroundings`: the frontier of node i are the events after it up to its first child; of an atom all atoms."""
+        t, device = events.level.shape[1], events.level.device
+        event = torch.arange(t, device=device)
+        children = POPCOUNT.to(device)[events.byte]
+        first_child = 1 + children.cumsum(1) - children
+        atoms = events.tree.sum(1, keepdim=True)
+        k = min(t, self.tokenizer.config.max_atoms)
+        slot = torch.where(events.leaf, atoms, event + 1)[..., None] + torch.arange(k, device=device)
+        end = torch.where(events.leaf, atoms + events.leaf.sum(1, keepdim=True), first_child)[..., None]
+        at = slot.clamp(max=t - 1)
+        record = torch.arange(len(at), device=device)[:, None, None]
+        level, element = events.level[record, at], events.element[record, at]
+        kind = torch.where(level == events.level[..., None], SAME, FINER)
+        kind = torch.where(events.leaf[..., None] & (at < event[:, None]), ELEMENT + element, kind)
+        there = (slot < end) & (at != event[:, None]) & (events.level >= 0)[..., None]
+        return events.centre, self.side_of(events.level), events.level + 1, events.centre[record, at], torch.where(there, kind, NOTHING)
+
+    def side_of(self, level: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Side of the cube of an event, Å; of an atom that of its cell."""
+        return (1 << level.clamp(min=0)) * self.grid.cell
+
+    def byte_logits(self, state: Float[Tensor, "*s s"]) -> Float[Tensor, "*s k"]:
+        """Logits of the bytes 1 … 255."""
+        h = state[..., : self.config.width]
+        logits: Tensor = self.tree_head(h)
+        if self.config.around:
+            logits = logits + self.children_head(h, state[..., self.config.width :].unflatten(-1, (8, -1)))
+        return logits
 
     def _dropped(self, h: Tensor, generator: torch.Generator | None) -> Tensor:
         if not (self.training and self.config.dropout):
@@ -288,12 +344,16 @@ class Model(AbstractModel):
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Cross-entropies in nats: per tree node, per element, per axis of an atom's place; and their weighted mean per event."""
         c = self.config
+        if not (c.tree_weight or c.element_weight or c.place_weight or c.property_weight):
+            alone = self._refiner_loss(batch, generator)
+            return {"loss": c.refiner_weight * alone, "refiner": alone}
         events = self.events(batch, generator)
         properties = batch["properties"][:, 0]
         condition, free = self._conditions(batch, events, properties, generator)
         h = self.states(events, condition, generator)
         tree, leaf = events.tree, events.leaf
-        parts = {"tree": F.cross_entropy(self.tree_head(self._dropped(h[tree], generator)), events.byte[tree] - 1)}
+        parts = {"tree": F.cross_entropy(self.byte_logits(self._dropped(h[tree], generator)), events.byte[tree] - 1)}
+        h = h[..., : c.width]
         at, element, bins = self._dropped(h[leaf], generator), events.element[leaf], events.bins[leaf]
         if c.place == "bins":
             kinds, *axes = self.leaf_head.logits(at, element, bins)
@@ -309,7 +369,7 @@ class Model(AbstractModel):
         if c.place != "refined":
             per_atom = per_atom + c.place_weight * (3 if c.place == "bins" else 1) * parts["place"]
         loss = (c.tree_weight * nodes * parts["tree"] + atoms * per_atom) / (nodes + atoms)
-        if c.refiner_layers:
+        if c.refiner_layers and c.refiner_weight:
             parts["refiner"] = self._refiner_loss(batch, generator)
             loss = loss + c.refiner_weight * parts["refiner"]
         if c.property_weight:
@@ -373,10 +433,10 @@ class Model(AbstractModel):
 
     def _refiner_loss(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         """Mean squared error of the refined coordinates in units of the disturbance."""
-        x, mask = batch["positions"].float(), batch.masks["atoms"]
+        x, mask, element = batch["positions"].float(), batch.masks["atoms"], batch["element"]
         sigma = (torch.randn(len(x), generator=generator, device=x.device) * 1.1 - 1.8).exp().clamp(0.01, self.config.refiner_sigma)
         noise = torch.randn(x.shape, generator=generator, device=x.device) * mask[..., None]
-        error = self.refine(x + sigma[:, None, None] * noise, sigma, batch["element"], mask) - x
+        error = self.refine(x + sigma[:, None, None] * noise, sigma, element, mask) - x
         return ((error / sigma[:, None, None]).square().mean(-1) * mask).sum() / mask.sum()
 
     def closing(self, h: Float[Tensor, "b t d"], events: Events) -> Float[Tensor, "b d"]:
@@ -397,7 +457,8 @@ class Model(AbstractModel):
         events = self.events(batch, generator)
         h = self.states(events, self._nothing(len(batch), events))
         total = torch.zeros(events.level.shape, device=h.device)
-        total[events.tree] = log_likelihood(self.tree_head(h[events.tree]), events.byte[events.tree] - 1)
+        total[events.tree] = log_likelihood(self.byte_logits(h[events.tree]), events.byte[events.tree] - 1)
+        h = h[..., : self.config.width]
         at, element, bins = h[events.leaf], events.element[events.leaf], events.bins[events.leaf]
         if self.config.place == "bins":
             kinds, *axes = self.leaf_head.logits(at, element, bins)
@@ -417,7 +478,8 @@ class Model(AbstractModel):
         if not self.predicts:
             raise InputError("predict: expected a model with a property head, got one without; train with model.property_weight above 0")
         events = self.events(batch, generator)
-        read = self.property_head(self.closing(self.states(events, self._nothing(len(batch), events)), events)).float()
+        h = self.states(events, self._nothing(len(batch), events))[..., : self.config.width]
+        read = self.property_head(self.closing(h, events)).float()
         return read * read.new_tensor(self.statistics["std"]) + read.new_tensor(self.statistics["mean"])
 
     def _nothing(self, b: int, events: Events) -> Tensor | None:
@@ -431,6 +493,11 @@ class Model(AbstractModel):
         from sciar.families.octree.sample import sample
 
         return sample(self, prompts, keys, batch_size, **options)
+
+
+def with_children(h: Float[Tensor, "b t d"], known: Float[Tensor, "b t 8 c"] | None) -> Float[Tensor, "b t s"]:
+    """The state of an event: of the trunk, and of the children it may have."""
+    return h if known is None else torch.cat([h, known.flatten(-2).to(h.dtype)], -1)
 
 
 def causal_mask(length: int, device: torch.device) -> Bool[Tensor, "t t"]:

@@ -20,7 +20,8 @@ from sciar.errors import InputError
 from sciar.families.octree.constraints import Room, Wish, allowed_bytes
 from sciar.families.octree.events import END
 from sciar.families.octree.heads import log_likelihood
-from sciar.families.octree.model import FIRST_ELEMENT
+from sciar.families.octree.model import FIRST_ELEMENT, with_children
+from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME
 from sciar.families.octree.tokens import PROPERTIES, Tokens
 from sciar.family import Draw
 from sciar.nn.cache import StaticCache
@@ -50,6 +51,7 @@ class Options:
         together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
             1 = one by one, a large number = whole levels at once. Constraints are kept all the same.
         tries: fresh starts when `min_distance` or `valence` leave no place for an atom.
+        previews: each level of a draw is yielded as it is finished, before the draw itself.
         poll: steps between two looks at what is finished; 0 = every step on a CPU, 8 on a GPU.
         precision: "bf16" or "32".
     """
@@ -67,6 +69,7 @@ class Options:
     refine_sigma: float = 0.2
     together: int = 1
     tries: int = 20
+    previews: bool = False
     poll: int = 0
     precision: str = "bf16"
 
@@ -112,7 +115,7 @@ class Rows:
         self.model, self.options, self.grid = model, options, model.grid
         self.device = next(model.parameters()).device
         self.jobs, self.rows = jobs, min(rows, len(jobs))
-        self.poll = options.poll or (1 if self.device.type == "cpu" else 8)
+        self.poll = 1 if options.previews else options.poll or (1 if self.device.type == "cpu" else 8)
         c, t, b = model.config, model.tokenizer.config, self.rows
         self.longest = sum(min(8**depth, t.max_atoms) for depth in range(t.levels + 1))
         self.stride = 2 if c.layout == "interleaved" else 1
@@ -158,7 +161,7 @@ class Rows:
                 while not finished:
                     for _ in range(self.poll):
                         self._step()
-                    finished = self._collect(waiting)
+                    finished = [*(self._previews() if self.options.previews else ()), *self._collect(waiting)]
             yield from finished
 
     # ---- rows begin and end
@@ -240,6 +243,23 @@ class Rows:
         self._fill(waiting, [r for r, job in enumerate(self.job) if job is None])
         return finished
 
+    def _previews(self) -> list[Draw]:
+        """Of rows that have just ended a level: the nodes that wait, which are all of the next level."""
+        state = torch.stack([self.at, self.level_end, self.end, self.dead.long(), self.calls]).tolist()
+        found = []
+        for r, job in enumerate(self.job):
+            at, level_end, end, dead, calls = (column[r] for column in state)
+            if job is None or at != level_end or at >= end or dead:
+                continue
+            level = self.level[r, at:end]
+            centres = (self.grid.centre(self.code[r, at:end], level).float() - self.grid.side / 2).cpu().numpy()
+            left = int(level[0]) + 1
+            tree = self.byte[r, :at].cpu().numpy().copy()
+            unknown, order = np.full((1, len(PROPERTIES)), np.nan), np.arange(end - at)
+            tokens = Tokens(tree, 0 * order, np.zeros((end - at, 3), dtype=np.int64), order, centres, unknown, job.wish.pose, left=left)
+            found.append(Draw(job.index, tokens, float("nan"), calls, left))
+        return found
+
     def _refined(self, rows: list[int], ends: list[int]) -> list[np.ndarray | None]:
         """Coordinates about the cube's centre after deterministic denoising from refine_sigma to 0; fixed atoms stay."""
         if not self.evaluations:
@@ -307,7 +327,7 @@ class Rows:
         child = (self.fixed >> (3 * (level.clamp(min=1) - 1))[:, None]) & 7
         bit = torch.arange(8, device=self.device)
         required = (((child[..., None] == bit) & inside[..., None]).any(1) << bit).sum(1)
-        logits = self.model.tree_head(h)
+        logits = self.model.byte_logits(h)
         allowed = allowed_bytes(level, self.level_end - self.at, self.made, self.floor, self.atoms, held, required)
         byte = torch.where(inner, 1 + choose(logits, allowed, self.noise[row, at, 0], self.options.tree_temperature), 0)
         self.score[:, 0] += torch.where(inner & active, log_likelihood(logits, (byte - 1).clamp(min=0)), 0.0)
@@ -341,6 +361,10 @@ class Rows:
         level = self.level[row, coming]
         centre = self.grid.centre(self.code[row, coming], level).float()
         place = model.place(level, (self.level_end[:, None] - coming).clamp(min=0))
+        around = None
+        if model.config.around:
+            more, around = model.surroundings(centre, model.side_of(level), level + 1, *self._frontier(coming, level))
+            place = place + more
         spare = self.caches[0].keys.shape[2] - 1  # a slot that nobody sees
         if model.config.layout == "fused":
             h, queries, keys = content + place, centre, come
@@ -367,15 +391,32 @@ class Rows:
         self.seen_at[torch.arange(len(h), device=self.device)[:, None], slots] = keys
         caches = [cache.at(slots, width) for cache in self.caches]
         h = model.trunk(h, queries, keys, bias, caches, seen_at=self.seen_at[:, :width])[:, -self.together :]
-        if not self.guided:
-            return h
-        told, free = h.chunk(2)
-        return free + self.options.guidance * (told - free)
+        if self.guided:
+            told, free = h.chunk(2)
+            h = free + self.options.guidance * (told - free)
+        return with_children(h, around)
+
+    def _frontier(self, coming: Int[Tensor, "b c"], level: Int[Tensor, "b c"]) -> tuple[Float[Tensor, "b c k 3"], Int[Tensor, "b c k"]]:
+        """Cubes known to hold atoms and their kinds: the queue, and of atoms those drawn before."""
+        index = torch.arange(self.code.shape[1], device=self.device)
+        inner = ((self.level > 0) & (index < self.end[:, None])).sum(1)
+        begin = torch.where(level[:, 0] == 0, inner, self.at)
+        at = begin[:, None] + torch.arange(self.model.tokenizer.config.max_atoms, device=self.device)
+        there = at < self.end[:, None]
+        at = at.clamp(max=self.longest)
+        row = self.row[:, None]
+        found = self.level[row, at]
+        centre = self.grid.centre(self.code[row, at], found).float()
+        kind = torch.where(found[:, None] == level[..., None], SAME, FINER)
+        drawn = (found == 0) & (at < self.at[:, None])
+        kind = torch.where(drawn[:, None], ELEMENT + self.element[row, at][:, None], kind)
+        kind = torch.where(there[:, None] & (at[:, None] != coming[..., None]), kind, NOTHING)
+        return centre[:, None].expand(-1, coming.shape[1], -1, -1), kind
 
     def _atom(self, h: Tensor, at: Tensor, drawn: Tensor, centre: Tensor, inside: Tensor) -> None:
         """Element and place of the rows that are at a leaf."""
         model, options, row = self.model, self.options, self.row
-        head, noise = model.leaf_head, self.noise[row, at]
+        head, noise, h = model.leaf_head, self.noise[row, at], h[..., : model.config.width]
         room = self._free(at, drawn & ~inside.any(1), centre) if self.room else None
         logits = head.element(h)[:, : model.n_elements]
         allowed = self.due > 0

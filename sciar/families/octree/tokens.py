@@ -71,6 +71,7 @@ class Tokens:
         pose: rows of a rotation R and an origin o: a point x of the cube (about its centre) is R x + o in the caller's frame.
         failure: why the drawing stopped early; "" = it did not.
         exact: decode to `positions`, not to tree and bins.
+        left: levels that are not drawn yet; above 0 `positions` are the middles of the nodes known so far, and elements and bins are 0.
     """
 
     tree: Int[np.ndarray, "m"] = token_field("nodes", "uint8")
@@ -82,6 +83,7 @@ class Tokens:
     pose: Float[np.ndarray, "4 3"] | None = None
     failure: str = ""
     exact: bool = False
+    left: int = 0
 
 
 class Tokenizer(AbstractTokenizer):
@@ -218,6 +220,8 @@ class Tokenizer(AbstractTokenizer):
 
     def decode_many(self, tokens: Sequence[Tokens]) -> list[Structure]:
         """`decode` of many records at once."""
+        if any(t.left for t in tokens):
+            return [self._preview(t) if t.left else self.decode(t) for t in tokens]
         lengths = torch.tensor([len(t.tree) for t in tokens])
         byte = torch.from_numpy(np.concatenate([np.asarray(t.tree, dtype=np.int64) for t in tokens] or [np.zeros(0, dtype=np.int64)]))
         record, code, sound = expand(byte, lengths, self.config.levels)
@@ -236,6 +240,14 @@ class Tokenizer(AbstractTokenizer):
             inverse = np.argsort(t.order)
             out.append(Structure(self.numbers[np.asarray(t.element)][inverse], x[inverse]))
         return out
+
+    def _preview(self, t: Tokens) -> Structure:
+        """The nodes of the finest level that is known as vertices without element; `info["side_A"]` is the side of their cubes."""
+        x = np.asarray(t.positions)
+        if t.pose is not None:
+            x = x @ t.pose[:3].T + t.pose[3]
+        side = self.config.cell * 2 ** (t.left - 1)
+        return Structure(np.zeros(len(x), dtype=np.int64), x, bonds=np.zeros((0, 3), dtype=np.int64), info={"side_A": side})
 
     def _fault(self, t: Tokens, sound: bool, leaves: int) -> str:
         if not sound:

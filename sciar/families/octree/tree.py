@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sciar.errors import InputError
 
+POPCOUNT = torch.tensor([bin(v).count("1") for v in range(256)])  # children of a node with this byte
 MAX_LEVELS = 10  # bits an axis of a code
 
 _SPREAD = ((16, 0x030000FF), (8, 0x0300F00F), (4, 0x030C30C3), (2, 0x09249249))

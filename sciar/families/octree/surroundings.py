@@ -1,0 +1,83 @@
+"""What lies around an event: the cubes that are known to hold atoms, seen from where its own atoms may be.
+
+While an octree is drawn, the queue of open nodes and their finished siblings' children tile everything known so far: the
+*frontier*. Where a node's atoms lie is a question of distances from its eight children to the frontier, and the network would
+have to infer each of these from bytes of the parents' level. Here they are given: for each child and each kind of
+cube a sum of Gaussians of the distances, which turns with the molecule only as the cube does. One small network reads the eight.
+
+Ours; after the local densities of Bartók et al. 2013 (SOAP). Positions of the frontier follow from events already drawn, so
+nothing is seen too early, and as nothing in the sums is learnt, no gradient visits the pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sciar.nn.embedding import RadialBasis
+
+GAUSSIANS, REACH = 16, 5.0  # of a distance, Å
+WIDTH = 48  # of what is known of one child
+SAME, FINER, ELEMENT, NOTHING = 0, 1, 2, -1  # kinds: an open cube of the event's level, one level finer, ELEMENT + e an atom
+
+
+class Surroundings(nn.Module):
+    """Features of the eight children of each event, and their sum for the event itself."""
+
+    corners: Tensor
+
+    def __init__(self, width: int, elements: int) -> None:
+        super().__init__()
+        self.kinds = ELEMENT + elements
+        self.radial = RadialBasis(GAUSSIANS, REACH)
+        bit = torch.arange(8)
+        self.register_buffer("corners", torch.stack([bit & 1, bit >> 1 & 1, bit >> 2 & 1], -1).float() - 0.5, persistent=False)
+        self.level = nn.Embedding(16, WIDTH)
+        self.child = nn.Linear(self.kinds * GAUSSIANS, WIDTH, bias=False)
+        self.mix = nn.Linear(WIDTH, WIDTH)
+        self.out = nn.Linear(8 * WIDTH, width, bias=False)
+
+    def forward(
+        self,
+        centre: Float[Tensor, "b q 3"],
+        side: Float[Tensor, "b q"],
+        level: Int[Tensor, "b q"],
+        frontier: Float[Tensor, "b q k 3"],
+        kind: Int[Tensor, "b q k"],
+    ) -> tuple[Float[Tensor, "b q d"], Float[Tensor, "b q 8 c"]]:
+        """For events at `centre` in cubes of `side`, Å: what to add to an event, and what is known of its children."""
+        z = self.level(level)[..., None, :] + self.child(self.density(centre, side, frontier, kind))
+        z = F.silu(self.mix(F.silu(z)))
+        return self.out(z.flatten(-2)), z
+
+    @torch.no_grad()
+    def density(
+        self, centre: Float[Tensor, "b q 3"], side: Float[Tensor, "b q"], frontier: Float[Tensor, "b q k 3"], kind: Int[Tensor, "b q k"]
+    ) -> Float[Tensor, "b q 8 f"]:
+        """Σ over the frontier of Gaussians of its distance to each child's centre, for each kind."""
+        with torch.autocast(centre.device.type, enabled=False):
+            child = centre[..., None, :].float() + self.corners * (side / 2)[..., None, None]
+            squares = (child[..., None, :] - frontier[..., None, :, :].float()).square().sum(-1)
+            of_kind = F.one_hot(kind + 1, self.kinds + 1)[..., 1:]
+        gaussians = self.radial((squares + 1e-6).sqrt())  # b q 8 k g
+        return (gaussians.transpose(-1, -2) @ of_kind[..., None, :, :].to(gaussians.dtype)).flatten(-2)
+
+
+class Children(nn.Module):
+    """Logits of bytes from how likely each child is on its own: Σ of the children's scores over the bits of a byte."""
+
+    bits: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        byte = torch.arange(1, 256)
+        self.register_buffer("bits", (byte >> torch.arange(8)[:, None] & 1).float(), persistent=False)
+        self.state = nn.Linear(width, WIDTH, bias=False)
+        self.score = nn.Linear(WIDTH, 1, bias=False)
+
+    def forward(self, h: Float[Tensor, "*s d"], z: Float[Tensor, "*s 8 c"]) -> Float[Tensor, "*s k"]:
+        scores = self.score(F.silu(z + self.state(h)[..., None, :])).squeeze(-1).float()
+        logits: Tensor = scores @ self.bits
+        return logits
