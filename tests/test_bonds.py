@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from molecules import DRUGS, conformer, quick, rock_salt
 
+from sciar import datasets
 from sciar.bonds import lookup_bonds, perceive_bonds
 from sciar.convert import from_rdkit, from_smiles, to_rdkit, to_smiles
 from sciar.errors import InputError
@@ -70,3 +71,19 @@ def test_lookup_follows_the_atoms(random) -> None:
     assert s.positions is not None and p.positions is not None
     a = Structure(s.numbers, bonds=lookup_bonds(s.numbers, s.positions)).permuted(np.array(order))
     assert np.array_equal(Structure(p.numbers, bonds=lookup_bonds(p.numbers, p.positions)).bonds, a.bonds)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+def test_noise_of_drawn_molecules_does_not_break_bonds(noise: float) -> None:
+    """At 0.06 Å the narrow search alone gave 58 % of 200 QM9 molecules, RDKit's default 92 %, both in turn 99 % (`sciar bench bonds`)."""
+    rng = np.random.default_rng(0)
+    molecules = datasets.samples("qm9")[:40]
+    right = 0
+    for s in molecules:
+        found = perceive_bonds(Structure(s.numbers, np.asarray(s.positions) + noise * rng.standard_normal((s.n_atoms, 3))))
+        right += bare(found) == bare(s)
+    assert right >= 39
+
+
+def bare(s: Structure) -> str:
+    return to_smiles(s.replace(positions=None, tetrahedral=None, double_bonds=None))

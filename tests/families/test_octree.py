@@ -464,6 +464,10 @@ def test_trained_and_drawn_through_the_front_door(weights: Path) -> None:
     wished = sciar.generate("molecule", n=2, model=weights, seed=1, properties={"gap_eV": 7.0}, formula="C3H8O", guidance=1.5)
     assert {v.structure.formula for v in wished} == {"C3H8O"}
     check_raises(lambda: sciar.generate("molecule", model=weights, properties={"gap_ev": 7.0}), InputError, "did you mean 'gap_eV'")
+    judged = {"properties": {"gap_eV": 7.0}, "rank": "property", "model": weights, "seed": 1}
+    scores = [r.score for r in sciar.generate("molecule", n=4, **judged).records]
+    assert all(s < 0 for s in scores) and scores == [r.score for r in sciar.generate("molecule", n=4, batch_size=2, **judged).records]
+    check_raises(lambda: sciar.generate("molecule", model=weights, rank="property"), InputError, "without properties")
 
 
 def test_a_stream_of_levels(weights: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sciar.batch import collate
 from sciar.errors import InputError
 from sciar.families.octree.constraints import Room, Wish, allowed_bytes
 from sciar.families.octree.events import END
@@ -30,7 +31,7 @@ from sciar.nn.refiner import denoised
 if TYPE_CHECKING:
     from sciar.families.octree.model import Model
 
-RANKS = ("likelihood", "atoms", "element")
+RANKS = ("likelihood", "atoms", "element", "property")
 WIDTH = 32  # the cache is read in multiples of it: few shapes
 
 
@@ -43,7 +44,8 @@ class Options:
         min_distance: between any two atoms, Å; 0 = free. valence: no atom gets more neighbours than its largest valence.
         guidance: of the conditions (properties, number of atoms, composition); 1 = none.
         rank: what `score` is: "likelihood" (nats of all events), "atoms" (mean over elements and bins),
-            "element" (mean over elements, as published); always of the network without masks and temperatures.
+            "element" (mean over elements, as published); always of the network without masks and temperatures. "property": minus the
+            mean distance, in spreads of the training data, between the wanted properties and those the same network reads off the draw.
         score: not used: the score costs nothing.
         steps: solver steps of the diffusion head, where the model has one.
         refine: evaluations of the joint refiner, where the model has one; none under `min_distance` or `valence`, whose promise
@@ -238,7 +240,7 @@ class Rows:
                 tokens = self._tokens(r, job.wish, state[1][r])
                 if x is not None:
                     tokens = dataclasses.replace(tokens, positions=x, exact=True)
-                finished.append(Draw(job.index, tokens, self._rank(r), state[3][r] + self.evaluations))
+                finished.append(Draw(job.index, tokens, self._rank(r, job, tokens), state[3][r] + self.evaluations))
                 self.job[r] = None
         self._fill(waiting, [r for r, job in enumerate(self.job) if job is None])
         return finished
@@ -294,12 +296,26 @@ class Rows:
             failure=failure,
         )
 
-    def _rank(self, r: int) -> float:
+    def _rank(self, r: int, job: Job, drawn: Tokens) -> float:
+        if self.options.rank == "property":
+            return self._reward(job, drawn)
         tree, element, place = self.score[r].tolist()
         atoms = max(1, int((self.level[r, : int(self.end[r])] == 0).sum()))
         if self.options.rank == "likelihood":
             return tree + element + place
         return (element + place) / atoms if self.options.rank == "atoms" else element / atoms
+
+    def _reward(self, job: Job, drawn: Tokens) -> float:
+        """See `Options.rank`; -inf where the draw cannot be read."""
+        model = self.model
+        try:
+            tokens = model.tokenizer.encode(model.tokenizer.decode(drawn))
+        except InputError:
+            return float("-inf")
+        pose = torch.Generator(self.device).manual_seed(job.key[1])  # of the draw alone, whatever batch it sits in
+        read = model.standardised(model.predict(collate(Tokens, [tokens]).to(self.device), pose))[0]
+        wanted = torch.tensor([[job.wish.properties.get(name, float("nan")) for name in PROPERTIES]], device=self.device)
+        return -float((read - model.standardised(wanted)[0]).abs().nanmean())
 
     # ---- some events of every row
 

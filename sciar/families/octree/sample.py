@@ -36,5 +36,8 @@ def sample(
     jobs = [Job(i, keys[i], wish_of(model.tokenizer, p, keys[i])) for i, p in enumerate(prompts)]
     if any(job.wish.properties for job in jobs) and not (model.config.condition and "mean" in model.statistics):
         raise InputError("properties: expected a model trained with conditions, got one without; leave properties= out")
+    if chosen.rank == "property" and not (model.predicts and all(job.wish.properties for job in jobs)):
+        lacks = "a model that reads none" if not model.predicts else "a prompt without properties"
+        raise InputError(f"sample: expected properties= and a model that reads them for rank='property', got {lacks}; choose another rank")
     if jobs:
         yield from Rows(model, jobs, batch_size, chosen).run()
