@@ -58,7 +58,8 @@ def run_protocol(
             progress(f"{name}, noise {noise:g} Å", k, len(perceptions))
             rng = np.random.default_rng(seed)
             moved = [
-                Structure(s.numbers, np.asarray(s.positions) + noise * rng.standard_normal((s.n_atoms, 3)), info=dict(s.info)) for s in molecules
+                Structure(s.numbers, np.asarray(s.positions) + noise * rng.standard_normal((s.n_atoms, 3)), info=dict(s.info))
+                for s in molecules
             ]
             begin = time.perf_counter()
             with rdBase.BlockLogs():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 VALENCE = {"C": 4, "N": 3, "O": 2, "F": 1, "P": 5, "S": 6, "Cl": 1, "Br": 1, "I": 1, "B": 3, "Si": 4}
 # bonds of a charged atom; anything else in brackets keeps the neutral value
 CHARGED = {("N", 1): 4, ("N", -1): 2, ("O", -1): 1, ("O", 1): 3, ("C", -1): 3, ("S", -1): 1, ("S", 1): 3, ("B", -1): 4, ("P", 1): 4}
+CHARGED |= {("C", 1): 3, ("Si", 1): 3, ("B", 1): 2}  # cations with an empty orbital
 CHARGED |= {(halogen, -1): 0 for halogen in ("F", "Cl", "Br", "I")}
 BRACKET = {"P": 5, "S": 6}  # several valences: what is in brackets need not be filled up
 ORDERS = {"=": 2, "#": 3, "-": 1, "/": 1, "\\": 1}

@@ -51,7 +51,7 @@ class Rows:
         self.jobs = jobs
         self.rows = min(rows, len(jobs))
         c, n, b = model.config, len(jobs[0].tokens.order), self.rows
-        self.width = n
+        self.width, self.seen = n, 0
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
         self.caches = [StaticCache(b, c.heads, n, c.width // c.heads, self.device, dtype) for _ in model.decoder]
         zeros = lambda *shape, dtype=torch.float32: torch.zeros(b, *shape, dtype=dtype, device=self.device)  # noqa: E731
@@ -121,7 +121,7 @@ class Rows:
         """Place one atom in every row."""
         model, options = self.model, self.options
         at = torch.minimum(self.at, self.length - 1).clamp(min=0)
-        w = int(at.max()) + 1
+        w = self.seen = max(self.seen, min(self.width, -(-(int(at.max()) + 1) // 8) * 8))  # few widths, none smaller than before
         rows = torch.arange(self.rows, device=self.device)
         anchor, refs, side, twist = (self.fields[name][rows, at][:, None] for name in ("anchor", "refs", "side", "twist"))
         codes = self.codes[rows, at, :w][:, None]

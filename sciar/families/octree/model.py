@@ -262,7 +262,9 @@ class Model(AbstractModel):
         x = keys_at[:, None] - queries_at[:, :, None]
         distance = (x.square().sum(-1) + 1e-6).sqrt()
         toward = (x / (distance + 0.1)[..., None])[..., None] * self.shells(distance)[..., None, :]
-        return torch.cat([toward.flatten(-2), self.radial(distance)], -1)
+        found = torch.cat([toward.flatten(-2), self.radial(distance)], -1)
+        kind = found.device.type
+        return found.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else found  # once, not in every layer
 
     def refine(
         self, x: Float[Tensor, "b n 3"], sigma: Float[Tensor, "b"], element: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]

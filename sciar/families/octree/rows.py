@@ -122,9 +122,11 @@ class Rows:
         self.longest = sum(min(8**depth, t.max_atoms) for depth in range(t.levels + 1))
         self.stride = 2 if c.layout == "interleaved" else 1
         self.guided = options.guidance != 1 and any(self._asked(job.wish) for job in jobs)
-        dtype = torch.bfloat16 if options.precision == "bf16" and self.device.type != "cpu" else torch.float32  # see nn/transformer.py
+        # attention without pairs computes in fp32 on a CPU, see nn/transformer.py
+        narrow = options.precision == "bf16" and (c.pair or self.device.type != "cpu")
+        dtype = torch.bfloat16 if narrow else torch.float32
         self.together = options.together
-        slots = -(-(self.stride * self.longest + self.together + 1) // WIDTH) * WIDTH + 1
+        slots = -(-(self.stride * self.longest + self.together + 3) // WIDTH) * WIDTH
         copies = 2 * b if self.guided else b
         self.caches = [StaticCache(copies, c.heads, slots, c.width // c.heads, self.device, dtype) for _ in model.blocks]
         self.seen_at = torch.zeros(copies, slots, 3, device=self.device)
@@ -146,7 +148,7 @@ class Rows:
         self.condition = torch.zeros(copies, 1, c.width, device=self.device)
         self.row = torch.arange(b, device=self.device)
         self.job: list[Job | None] = [None] * b
-        self.tries, self.age = [0] * b, [0] * b
+        self.tries, self.age, self.width = [0] * b, [0] * b, 0
         keeps = bool(options.min_distance or options.valence)
         self.evaluations = options.refine if c.refiner_layers and not keeps else 0
         self.room = None
@@ -381,7 +383,9 @@ class Rows:
         if model.config.around:
             more, around = model.surroundings(centre, model.side_of(level), level + 1, *self._frontier(coming, level))
             place = place + more
-        spare = self.caches[0].keys.shape[2] - 1  # a slot that nobody sees
+        asked = -(-(max(self.age) * self.stride + self.together + 3) // WIDTH) * WIDTH
+        width = self.width = max(self.width, min(asked, self.caches[0].longest))
+        spare = width - 1  # a slot that nobody sees
         if model.config.layout == "fused":
             h, queries, keys = content + place, centre, come
             slots = visible = coming.clamp(max=self.longest - 1)
@@ -395,7 +399,6 @@ class Rows:
             slots = torch.cat([real, mask], 1)
             visible = torch.cat([real, (self.at * self.stride)[:, None].expand_as(mask)], 1)
             lowest = 1
-        width = min(-(-(max(self.age) * self.stride + self.together + 2) // WIDTH) * WIDTH, spare)
         if self.guided:
             h, slots, visible = (torch.cat([part, part]) for part in (h, slots, visible))
             queries, keys = queries.repeat(2, 1, 1), keys.repeat(2, 1, 1)
