@@ -66,7 +66,7 @@ class TrainConfig:
     devices: int = 1
     accelerator: str = "auto"
     strategy: str = "auto"
-    max_minutes: float = 0
+    max_minutes: float = 0.0
     validate_every: int = 500
     save_every: int = 500
     threads: int = 0

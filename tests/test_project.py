@@ -1,6 +1,7 @@
 """The package as a whole: quick to import, honest about its dependencies, documented file by file."""
 
 import ast
+import dataclasses
 import importlib.metadata
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import sciar
+from sciar import config
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "sciar").rglob("*.py"))
@@ -39,6 +41,13 @@ def test_config_loads(path: Path) -> None:
     from sciar import config
 
     config.load(path)
+
+
+@pytest.mark.parametrize("kind", [config.DataConfig, config.TrainConfig])
+def test_a_fraction_can_be_given_where_a_number_is_meant(kind: type) -> None:
+    """Overrides are cast to the type of the default: a float field whose default is 0 would refuse 2.5."""
+    for field in dataclasses.fields(kind):
+        assert type(field.default).__name__ == field.type or field.default is dataclasses.MISSING or field.type.startswith("tuple"), field
 
 
 def test_every_import_is_declared() -> None:

@@ -4,7 +4,7 @@ One protocol = one module of this package with `run_protocol`. Published rows, e
 `published.yaml`; rows of another protocol say so and are not to be compared.
 
     >>> protocols()
-    ('bonds', 'conformers', 'constraints', 'properties', 'qm9', 'qm9-graphs', 'reconstruction', 'speed')
+    ('bonds', 'conformers', 'constraints', 'moses', 'properties', 'qm9', 'qm9-graphs', 'reconstruction', 'speed')
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Result:
 
 def protocols() -> tuple[str, ...]:
     """Names that `run` takes."""
-    return ("bonds", "conformers", "constraints", "properties", "qm9", "qm9-graphs", "reconstruction", "speed")
+    return ("bonds", "conformers", "constraints", "moses", "properties", "qm9", "qm9-graphs", "reconstruction", "speed")
 
 
 def run(
@@ -102,7 +102,7 @@ def run(
     Args:
         name: one of `protocols()`.
         model: a bundled name, a weights file or a `Generator`.
-        samples: a file of somebody's samples instead of a model (`qm9` only).
+        samples: a file of somebody's samples instead of a model (`qm9` and `moses`).
         json: write the result there too.
         n: draws, per molecule for `conformers`; None = the protocol's own number.
         seed: of the draws and of the choice of molecules.

@@ -43,10 +43,11 @@ INFO = Info(
 
 def read(root: Path, start: int = 0) -> Iterator[Item]:
     """The molecules, hydrogens as counts, in the order of the source: train, test, scaffold test."""
-    return graphs(islice(((row, smiles, split) for row, (smiles, split) in enumerate(_lines(root))), start, None))
+    return graphs(islice(((row, smiles, split) for row, (smiles, split) in enumerate(lines(root))), start, None))
 
 
-def _lines(root: Path) -> Iterator[tuple[str, str]]:
+def lines(root: Path) -> Iterator[tuple[str, str]]:
+    """SMILES as the source lists them, and the split each belongs to."""
     if all((root / file.name).exists() for file in LINES):
         for file, split in zip(LINES, _SPLITS, strict=True):
             with lzma.open(root / file.name, "rt") as lines:

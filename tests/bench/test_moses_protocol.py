@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from sciar import bench
+from sciar.errors import InputError
+
+TEST = ["CCOc1ccccc1", "CC(=O)Nc1ccc(O)cc1", "c1ccc2[nH]ccc2c1", "CCN(CC)C(=O)c1ccccc1"]
+
+
+def test_a_strangers_file_and_a_list_give_the_same_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "samples.smi"
+    path.write_text("CCOc1ccccc1 first\n\nC1CC\nCCN\n")
+    own = {"references": {"Test": TEST, "TestSF": TEST[2:]}, "train": TEST[:1]}
+    result, same = bench.run("moses", samples=path, **own), bench.run("moses", samples=["CCOc1ccccc1", None, "C1CC", "CCN"], **own)
+    assert result.raw == pytest.approx(same.raw, nan_ok=True) and result.n_drawn == 4
+    assert result.raw["valid"] == 0.5 and result.raw["novel"] == 0.5
+    assert 0 < result.raw["SNN/Test"] < 1 and result.published
+    assert ("FCD/TestSF" in result.raw) == ("FCD/Test" in result.raw)
+
+
+def test_what_cannot_be_judged(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="model= or samples="):
+        bench.run("moses")
+    with pytest.raises(InputError, match="file of SMILES"):
+        bench.run("moses", samples=tmp_path / "none.smi", references={"Test": TEST}, train=[])
+    nothing = bench.run("moses", samples=["C1CC", None], references={"Test": TEST}, train=[])
+    assert nothing.raw == {"valid": 0.0}
