@@ -17,14 +17,25 @@ FARTHEST = 8.0  # Å; the radial basis ends at 7
 
 
 def denoised(
-    estimate: Callable[[Tensor, Tensor], Tensor], x: Float[Tensor, "b n 3"], free: Bool[Tensor, "b n 1"], first: float, count: int
+    estimate: Callable[[Tensor, Tensor], Tensor],
+    x: Float[Tensor, "b n 3"],
+    free: Bool[Tensor, "b n 1"],
+    first: float,
+    count: int,
+    noise: Float[Tensor, "s b n 3"] | None = None,
+    churn: float = 0.0,
 ) -> Float[Tensor, "b n 3"]:
-    """Coordinates of the free atoms after `count` deterministic steps from an error of `first` Å to none; the others stay.
+    """Coordinates of the free atoms after `count` steps from an error of `first` Å to none; the others stay.
 
-    Euler steps in σ, geometric down to 0.02 Å; the last one returns the estimate itself. `estimate(x, σ)` is a refiner's answer.
+    Euler steps in σ, geometric down to 0.02 Å; the last one returns the estimate itself. `estimate(x, σ)` is a refiner's answer. With
+    `noise`, normal numbers for count - 2 steps, σ is raised by the share `churn` before each step but the first and the last (Karras et
+    al. 2022, algorithm 2): errors of earlier steps are forgotten.
     """
     sigmas = np.geomspace(first, 0.02, count) if count > 1 else np.array([first])
     for i, sigma in enumerate(sigmas):
+        if noise is not None and churn and 0 < i < count - 1:
+            x = torch.where(free, x + sigma * ((1 + churn) ** 2 - 1) ** 0.5 * noise[i - 1], x)
+            sigma *= 1 + churn
         clean = estimate(x, torch.full((len(x),), float(sigma), device=x.device)).float()
         ratio = 0.0 if i + 1 == count else float(sigmas[i + 1] / sigma)
         x = torch.where(free, clean + ratio * (x - clean), x)

@@ -15,6 +15,7 @@ from sciar.errors import InputError
 from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.octree.constraints import Room, allowed_bytes, scaffold_atoms
 from sciar.families.octree.model import hidden_masks, random_rotations
+from sciar.families.octree.proofread import element_logits, finished
 from sciar.families.octree.rows import Rows, choose
 from sciar.notation import parse_formula
 from sciar.prompt import Prompt
@@ -84,11 +85,40 @@ def test_the_refiner_keeps_the_laws(molecules: list, tokenizer: Tokenizer, waves
     """Cells are drawn one by one, coordinates all at once: batch, order and fixed atoms do not change."""
     model = made(tokenizer, place="refined", waves=waves)
     check_family("octree", molecules[:6], tokenizer, model)
-    check_sampler(model, tokenizer, [Prompt(n_atoms=(5, 8))] * 3, **{**PLAIN, "refine": 3})
+    check_sampler(model, tokenizer, [Prompt(n_atoms=(5, 8))] * 3, **{**PLAIN, "refine": 4})
     part = molecules[3].subset(np.arange(4)).shifted(np.array([5.0, -3.0, 1.0])).replace(bonds=None)
     for s in drawn(model.eval(), [Prompt(fixed=part, n_atoms=(9, 9))] * 3):
         apart = np.linalg.norm(s.positions[:, None] - part.positions, axis=-1)
         assert s.n_atoms == 9 and apart.min(0).max() <= np.sqrt(3) * 0.005 + 1e-6
+
+
+def test_elements_are_read_again(tokenizer: Tokenizer, molecules: list) -> None:
+    """Only doubted atoms change, to what is allowed; given ones never do; what cannot be read says so and stays."""
+    model = made(tokenizer, place="refined").eval()
+    some = [m for m in molecules if m.n_atoms > 6][:3]
+    n = max(m.n_atoms for m in some)
+    x, element, mask = torch.zeros(4, n, 3), torch.zeros(4, n, dtype=torch.long), torch.zeros(4, n, dtype=torch.bool)
+    for i, m in enumerate([*some, some[0]]):
+        k = m.n_atoms
+        x[i, :k], element[i, :k], mask[i, :k] = (
+            torch.tensor(m.positions - m.positions.mean(0)),
+            torch.tensor(tokenizer.codes[m.numbers]),
+            torch.ones(k, dtype=torch.bool),
+        )
+    x[3, 1] = x[3, 0] + 0.01  # two atoms in one cell
+    with torch.no_grad():
+        logits, read = element_logits(model, x, element, mask, None)
+        assert read.tolist() == [True, True, True, False] and not logits[3].any()
+        alone, _ = element_logits(model, x[1:2], element[1:2], mask[1:2], None)
+        assert (alone[0][mask[1]] - logits[1][mask[1]]).abs().max() < 1e-4
+        model.leaf_head.element.outside.weight *= 30  # a network with opinions
+        free, allowed = mask.clone(), torch.ones(4, 5, dtype=torch.bool)
+        free[:, 0], allowed[1], allowed[2, :4] = False, False, False
+        _, new, likely = finished(model, x, element, mask, free, allowed, None, 0.2, 2, 1)
+    changed = (new != element) & mask
+    assert changed[0].any() and not changed[:, 0].any() and not changed[1].any() and not changed[3].any()
+    assert set(new[2][changed[2]].tolist()) <= {4}
+    assert torch.isfinite(likely[:3]).all() and likely[3] == -math.inf
 
 
 def test_the_refiner_is_equivariant(tokenizer: Tokenizer) -> None:

@@ -261,10 +261,11 @@ class Model(AbstractModel):
         """
         x = keys_at[:, None] - queries_at[:, :, None]
         distance = (x.square().sum(-1) + 1e-6).sqrt()
-        toward = (x / (distance + 0.1)[..., None])[..., None] * self.shells(distance)[..., None, :]
-        found = torch.cat([toward.flatten(-2), self.radial(distance)], -1)
-        kind = found.device.type
-        return found.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else found  # once, not in every layer
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        direction = (x / (distance + 0.1)[..., None]).to(dtype)
+        toward = direction[..., None] * self.shells.rounded(distance, dtype)[..., None, :]
+        return torch.cat([toward.flatten(-2), self.radial.rounded(distance, dtype)], -1)
 
     def refine(
         self, x: Float[Tensor, "b n 3"], sigma: Float[Tensor, "b"], element: Int[Tensor, "b n"], mask: Bool[Tensor, "b n"]
@@ -436,7 +437,7 @@ class Model(AbstractModel):
     def _refiner_loss(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         """Mean squared error of the refined coordinates in units of the disturbance."""
         x, mask, element = batch["positions"].float(), batch.masks["atoms"], batch["element"]
-        sigma = (torch.randn(len(x), generator=generator, device=x.device) * 1.1 - 1.8).exp().clamp(0.01, self.config.refiner_sigma)
+        sigma = (torch.randn(len(x), generator=generator, device=x.device) * 1.1 - 1.3).exp().clamp(0.01, self.config.refiner_sigma)
         noise = torch.randn(x.shape, generator=generator, device=x.device) * mask[..., None]
         error = self.refine(x + sigma[:, None, None] * noise, sigma, element, mask) - x
         return ((error / sigma[:, None, None]).square().mean(-1) * mask).sum() / mask.sum()

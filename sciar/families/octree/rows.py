@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sciar.batch import collate
 from sciar.errors import InputError
@@ -22,11 +23,11 @@ from sciar.families.octree.constraints import Room, Wish, allowed_bytes
 from sciar.families.octree.events import END
 from sciar.families.octree.heads import log_likelihood
 from sciar.families.octree.model import FIRST_ELEMENT, with_children
+from sciar.families.octree.proofread import STEPS_AGAIN, finished
 from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME
 from sciar.families.octree.tokens import PROPERTIES, Tokens
 from sciar.family import Draw
 from sciar.nn.cache import StaticCache
-from sciar.nn.refiner import denoised
 
 if TYPE_CHECKING:
     from sciar.families.octree.model import Model
@@ -49,7 +50,8 @@ class Options:
         score: not used: the score costs nothing.
         steps: solver steps of the diffusion head, where the model has one.
         refine: evaluations of the joint refiner, where the model has one; none under `min_distance` or `valence`, whose promise
-            it could break. refine_sigma: the error in Å it assumes at its start.
+            it could break. refine_sigma: the error in Å it assumes at its start. churn: share of fresh noise in each of its steps.
+        proofread: rounds of reading the elements again after it, see proofread.py; `score` then is of the last reading.
         together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
             1 = one by one, a large number = whole levels at once. Constraints are kept all the same.
         tries: fresh starts when `min_distance` or `valence` leave no place for an atom.
@@ -67,8 +69,10 @@ class Options:
     rank: str = "element"
     score: bool = True
     steps: int = 12
-    refine: int = 5
-    refine_sigma: float = 0.2
+    refine: int = 20
+    refine_sigma: float = 0.8
+    churn: float = 0.3
+    proofread: int = 2
     together: int = 1
     tries: int = 20
     previews: bool = False
@@ -85,6 +89,8 @@ class Options:
             raise InputError(f"sample: expected min_distance from 0 to 2 Å, got {self.min_distance}")
         if self.refine < 0 or not self.refine_sigma > 0:
             raise InputError(f"sample: expected refine ≥ 0 and refine_sigma > 0, got {self.refine} and {self.refine_sigma}")
+        if self.proofread < 0 or not 0 <= self.churn <= 1:
+            raise InputError(f"sample: expected proofread ≥ 0 and churn from 0 to 1, got {self.proofread} and {self.churn}")
         if self.together < 1 or self.tries < 1:
             raise InputError(f"sample: expected together and tries of at least 1, got {self.together} and {self.tries}")
         if self.precision not in ("bf16", "32"):
@@ -108,6 +114,27 @@ def choose(
     cumulated = scaled.softmax(-1).nan_to_num().cumsum(-1)
     drawn = (cumulated <= uniform[:, None].double() * cumulated[:, -1:]).sum(-1)
     return torch.where(drawn < logits.shape[-1], drawn, 0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Grown:
+    """A complete tree that waits for the refiner.
+
+    Args:
+        job, tokens, calls, score: of the draw so far.
+        position, element: middles of the cells, Å about the cube's centre, and elements. free: not given by the prompt.
+        allowed: elements that may be put in another's place. condition: what the trunk was told.
+    """
+
+    job: Job
+    tokens: Tokens
+    calls: int
+    score: Float[Tensor, "3"]
+    position: Float[Tensor, "n 3"]
+    element: Int[Tensor, "n"]
+    free: Bool[Tensor, "n"]
+    allowed: Bool[Tensor, "e"]
+    condition: Float[Tensor, "1 d"]
 
 
 class Rows:
@@ -148,6 +175,7 @@ class Rows:
         self.condition = torch.zeros(copies, 1, c.width, device=self.device)
         self.row = torch.arange(b, device=self.device)
         self.job: list[Job | None] = [None] * b
+        self.pool: list[Grown] = []
         self.tries, self.age, self.width = [0] * b, [0] * b, 0
         keeps = bool(options.min_distance or options.valence)
         self.evaluations = options.refine if c.refiner_layers and not keeps else 0
@@ -158,7 +186,7 @@ class Rows:
     def run(self) -> Iterator[Draw]:
         waiting = iter(self.jobs)
         self._fill(waiting, list(range(self.rows)))
-        while any(job is not None for job in self.job):
+        while self.pool or any(job is not None for job in self.job):
             finished: list[Draw] = []
             # one autocast region for many steps: it keeps the cast weights until it ends
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
@@ -217,35 +245,27 @@ class Rows:
 
     def _collect(self, waiting: Iterator[Job]) -> list[Draw]:
         state = torch.stack([self.at, self.end, self.dead.long(), self.calls]).tolist()
-        done: list[int] = []
-        finished = []
-        running = 0
+        draws = []
         for r, job in enumerate(self.job):
+            at, end, dead, calls = (column[r] for column in state)
             if job is None:
                 continue
-            if state[2][r] and self.tries[r] + 1 < self.options.tries:
+            if dead and self.tries[r] + 1 < self.options.tries:
                 self.tries[r] += 1
                 self._begin(r, job)
-            elif state[2][r]:
+            elif dead:
                 failure = f"no place left for an atom after {self.options.tries} starts"
-                finished.append(Draw(job.index, self._tokens(r, job.wish, 0, failure), float("nan"), state[3][r]))
+                draws.append(Draw(job.index, self._tokens(r, job.wish, 0, failure), float("nan"), calls))
                 self.job[r] = None
-            elif state[0][r] >= state[1][r]:
-                done.append(r)
-                continue
-            running += self.job[r] is not None
-        if done and (not running or not self.evaluations or len(done) >= self.rows // 8):  # the refiner is for many at once
-            exact = self._refined(done, [state[1][r] for r in done])
-            for r, x in zip(done, exact, strict=True):
-                job = self.job[r]
-                assert job is not None
-                tokens = self._tokens(r, job.wish, state[1][r])
-                if x is not None:
-                    tokens = dataclasses.replace(tokens, positions=x, exact=True)
-                finished.append(Draw(job.index, tokens, self._rank(r, job, tokens), state[3][r] + self.evaluations))
+            elif at >= end:
+                self.pool.append(self._grown(r, job, end, calls))
                 self.job[r] = None
         self._fill(waiting, [r for r, job in enumerate(self.job) if job is None])
-        return finished
+        # the refiner is for many at once
+        if self.pool and (not self.evaluations or len(self.pool) >= self.rows or all(job is None for job in self.job)):
+            draws += self._finish(self.pool)
+            self.pool = []
+        return draws
 
     def _previews(self) -> list[Draw]:
         """Of rows that have just ended a level: the nodes that wait, which are all of the next level."""
@@ -264,24 +284,58 @@ class Rows:
             found.append(Draw(job.index, tokens, float("nan"), calls, left))
         return found
 
-    def _refined(self, rows: list[int], ends: list[int]) -> list[np.ndarray | None]:
-        """Coordinates about the cube's centre after deterministic denoising from refine_sigma to 0; fixed atoms stay."""
-        if not self.evaluations:
-            return [None] * len(rows)
-        where = torch.tensor(rows, device=self.device)
-        atoms = [int((self.level[r, :end] == 0).sum()) for r, end in zip(rows, ends, strict=True)]
-        n = max(atoms)
-        slot = torch.arange(n, device=self.device)
-        mask = slot < torch.tensor(atoms, device=self.device)[:, None]
-        first = torch.tensor(ends, device=self.device) - torch.tensor(atoms, device=self.device)
-        at = torch.where(mask, first[:, None] + slot, self.longest)
-        x = self.position[where[:, None], at] - self.grid.side / 2
-        element = torch.where(mask, self.element[where[:, None], at], 0)
-        code = self.code[where[:, None], at]
-        free = ~((self.fixed[where][:, None] == code[..., None]) & (self.fixed[where][:, None] >= 0)).any(-1)
-        estimate = lambda x, sigma: self.model.refine(x, sigma, element, mask)  # noqa: E731
-        x = denoised(estimate, x, free[..., None], self.options.refine_sigma, self.evaluations)
-        return [part[:k] for part, k in zip(x.cpu().numpy().astype(np.float64), atoms, strict=True)]
+    def _grown(self, r: int, job: Job, end: int, calls: int) -> Grown:
+        """What is left of a row whose tree is complete."""
+        tokens = self._tokens(r, job.wish, end)
+        at = slice(end - len(tokens.element), end)
+        held = self.fixed[r][self.fixed[r] >= 0]
+        return Grown(
+            job,
+            tokens,
+            calls,
+            self.score[r].clone(),
+            self.position[r, at] - self.grid.side / 2,
+            self.element[r, at].clone(),
+            (self.code[r, at, None] != held).all(1),
+            self.due[r] > 0,
+            self.condition[r].clone(),
+        )
+
+    def _finish(self, grown: list[Grown]) -> list[Draw]:
+        """The draws of complete trees: exact coordinates and elements read again, see proofread.py; fixed atoms stay."""
+        o, longest = self.options, max(len(g.element) for g in grown)
+        if self.evaluations:
+            noise = np.zeros((max(0, self.evaluations - 2), len(grown), longest, 3), dtype=np.float32)
+            for k, g in enumerate(grown):
+                rng = np.random.default_rng([*g.job.key, 3])
+                noise[:, k, : len(g.element)] = rng.standard_normal((len(noise), len(g.element), 3), dtype=np.float32)
+            together = [pad_sequence([getattr(g, name) for g in grown], batch_first=True) for name in ("position", "element", "free")]
+            mask = torch.arange(longest, device=self.device) < torch.tensor([[len(g.element)] for g in grown], device=self.device)
+            x, element, likely = finished(
+                self.model,
+                together[0],
+                together[1],
+                mask,
+                together[2],
+                torch.stack([g.allowed for g in grown]),
+                torch.stack([g.condition for g in grown]) if self.model.config.condition else None,
+                o.refine_sigma,
+                self.evaluations,
+                o.proofread,
+                torch.from_numpy(noise).to(self.device),
+                o.churn,
+            )
+            coordinates, kinds = x.cpu().numpy().astype(np.float64), element.cpu().numpy()
+        draws = []
+        for k, g in enumerate(grown):
+            tokens, calls, n = g.tokens, g.calls, len(g.element)
+            if self.evaluations:
+                tokens = dataclasses.replace(tokens, positions=coordinates[k, :n], element=kinds[k, :n], exact=True)
+                calls += self.evaluations + o.proofread * (1 + STEPS_AGAIN)
+                if o.proofread:
+                    g.score[1] = float(likely[k]) * n
+            draws.append(Draw(g.job.index, tokens, self._rank(g.score, g.job, tokens), calls))
+        return draws
 
     def _tokens(self, r: int, wish: Wish, events: int, failure: str = "") -> Tokens:
         inner = int((self.level[r, :events] > 0).sum())
@@ -298,14 +352,13 @@ class Rows:
             failure=failure,
         )
 
-    def _rank(self, r: int, job: Job, drawn: Tokens) -> float:
+    def _rank(self, score: Tensor, job: Job, drawn: Tokens) -> float:
         if self.options.rank == "property":
             return self._reward(job, drawn)
-        tree, element, place = self.score[r].tolist()
-        atoms = max(1, int((self.level[r, : int(self.end[r])] == 0).sum()))
+        tree, element, place = score.tolist()
         if self.options.rank == "likelihood":
-            return tree + element + place
-        return (element + place) / atoms if self.options.rank == "atoms" else element / atoms
+            return float(tree + element + place)
+        return float(element + place if self.options.rank == "atoms" else element) / max(1, len(drawn.element))
 
     def _reward(self, job: Job, drawn: Tokens) -> float:
         """See `Options.rank`; -inf where the draw cannot be read."""

@@ -61,8 +61,10 @@ class Surroundings(nn.Module):
             child = centre[..., None, :].float() + self.corners * (side / 2)[..., None, None]
             squares = (child[..., None, :] - frontier[..., None, :, :].float()).square().sum(-1)
             of_kind = F.one_hot(kind + 1, self.kinds + 1)[..., 1:]
-        gaussians = self.radial((squares + 1e-6).sqrt())  # b q 8 k g
-        return (gaussians.transpose(-1, -2) @ of_kind[..., None, :, :].to(gaussians.dtype)).flatten(-2)
+        device = centre.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
+        gaussians = self.radial.rounded((squares + 1e-6).sqrt(), dtype)  # b q 8 k g
+        return (gaussians.transpose(-1, -2) @ of_kind[..., None, :, :].to(dtype)).flatten(-2)
 
 
 class Children(nn.Module):

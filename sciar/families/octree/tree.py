@@ -70,12 +70,12 @@ class Grid:
         """Side of a cell."""
         return self.bins * self.step
 
-    def quantise(self, x: Float[Tensor, "n 3"]) -> Int[Tensor, "n 3"]:
+    def quantise(self, x: Float[Tensor, "*s 3"]) -> Int[Tensor, "*s 3"]:
         """Nearest steps; at most step / 2 away along each axis."""
         p = (x / self.step).round().long()
         return p % self.size if self.periodic else p
 
-    def inside(self, p: Int[Tensor, "n 3"]) -> Bool[Tensor, "n"]:
+    def inside(self, p: Int[Tensor, "*s 3"]) -> Bool[Tensor, "*s"]:
         """Which points lie in the cube."""
         return ((p >= 0) & (p < self.size)).all(-1)
 
