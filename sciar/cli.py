@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sciar.arguments import lines_of, options_of, properties_of, range_of
+from sciar.bench import protocols
 from sciar.errors import InputError, SciarError
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ def predict(
 @verbs.command(context_settings=OPTIONS)
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The protocol: conformers, constraints, properties, qm9, qm9-graphs, reconstruction, speed.")],
+    name: Annotated[str, typer.Argument(help=f"The protocol: {', '.join(protocols())}.")],
     model: ModelName = None,
     samples: Annotated[Path | None, typer.Option(help="A file of samples instead of a model.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the numbers go.")] = None,

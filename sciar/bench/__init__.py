@@ -4,7 +4,7 @@ One protocol = one module of this package with `run_protocol`. Published rows, e
 `published.yaml`; rows of another protocol say so and are not to be compared.
 
     >>> protocols()
-    ('bonds', 'conformers', 'constraints', 'moses', 'properties', 'qm9', 'qm9-graphs', 'reconstruction', 'speed')
+    ('bonds', 'conformers', 'constraints', 'moses', 'predict', 'properties', 'qm9', 'qm9-graphs', 'reconstruction', 'speed')
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Result:
 
 def protocols() -> tuple[str, ...]:
     """Names that `run` takes."""
-    return ("bonds", "conformers", "constraints", "moses", "properties", "qm9", "qm9-graphs", "reconstruction", "speed")
+    return ("bonds", "conformers", "constraints", "moses", "predict", "properties", "qm9", "qm9-graphs", "reconstruction", "speed")
 
 
 def run(

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sciar
+import sciar.bench
 from sciar import config, datasets
 from sciar.batch import Batch, collate
 from sciar.errors import InputError
 from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.octree.constraints import Room, allowed_bytes, scaffold_atoms
 from sciar.families.octree.model import hidden_masks, random_rotations
-from sciar.families.octree.proofread import element_logits, finished
+from sciar.families.octree.proofread import element_logits, even, finished
 from sciar.families.octree.rows import Rows, choose
 from sciar.notation import parse_formula
 from sciar.prompt import Prompt
@@ -25,7 +26,7 @@ from sciar.train import fit
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LAYOUTS = ("interleaved", "queries", "fused")
-TINY = ModelConfig(width=32, heads=2, layers=2, place="bins", refiner_layers=2, refiner_width=16)
+TINY = ModelConfig(width=32, heads=2, layers=2, waves="sphere", place="bins", refiner_layers=2, refiner_width=16)
 PLAIN = {"refine": 0, "precision": "32", "tree_temperature": 1.0, "element_temperature": 1.0, "place_temperature": 1.0}
 
 
@@ -114,10 +115,16 @@ def test_elements_are_read_again(tokenizer: Tokenizer, molecules: list) -> None:
         model.leaf_head.element.outside.weight *= 30  # a network with opinions
         free, allowed = mask.clone(), torch.ones(4, 5, dtype=torch.bool)
         free[:, 0], allowed[1], allowed[2, :4] = False, False, False
-        _, new, likely = finished(model, x, element, mask, free, allowed, None, 0.2, 2, 1)
+        _, new, likely, _ = finished(model, x, element, mask, free, allowed, None, 0.2, 2, 1, closed=False)
+        electrons = (torch.tensor(tokenizer.numbers)[element] * mask).sum(1)
+        odd = element.clone()
+        odd[0, 0] = 1 if element[0, 0] == 0 else 0  # H for C or the other way
+        mended = even(model, logits, odd, mask, free, torch.ones(4, 5, dtype=torch.bool))
     changed = (new != element) & mask
     assert changed[0].any() and not changed[:, 0].any() and not changed[1].any() and not changed[3].any()
     assert set(new[2][changed[2]].tolist()) <= {4}
+    assert not (electrons % 2).any() and int((mended != odd).sum()) == 1 and torch.equal(mended[1:], odd[1:])
+    assert not (torch.tensor(tokenizer.numbers)[mended] * mask).sum(1)[0] % 2
     assert torch.isfinite(likely[:3]).all() and likely[3] == -math.inf
 
 
@@ -516,6 +523,8 @@ def test_predict(weights: Path, molecules: list) -> None:
     read = predict([*molecules[:5], heavy], "gap_eV", model=weights, poses=2)
     assert np.isfinite(read.values[:5]).all() and np.isnan(read.values[5]) and "Hg" in read.problems[5]
     assert 2 < read.values[:5].mean() < 12 and (read.spread[:5] >= 0).all()
+    rows = sciar.bench.run("predict", model=weights, n=6, data="sample:qm9", poses=1).rows
+    assert len(rows) == 7 and all(row["read"] == 1 and 0 < row["mae"] < 100 * row["mae_of_the_median"] for row in rows)
     check_raises(lambda: predict(molecules[0], "gap", model=weights), InputError, "gap_eV")
     check_raises(lambda: predict([], "gap_eV", model=weights), InputError, "at least one")
 

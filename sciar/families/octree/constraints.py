@@ -26,6 +26,7 @@ from sciar.prompt import Prompt
 from sciar.structure import NUMBERS, Structure
 
 ANY = 10_000  # atoms of an element, where none is counted
+OFFSET = 1.0  # Å; how far the middle of given atoms may be from that of the molecule, along each axis
 BOND_MARGIN = 0.25  # Å above the sum of covalent radii that still counts as a neighbour
 
 
@@ -117,7 +118,7 @@ def _laid(tokenizer: Tokenizer, fixed: Structure, key: tuple[int, int]) -> tuple
     middle = fixed.positions.mean(0)
     x = (fixed.positions - middle) @ turn.T
     room = grid.side / 2 - np.abs(x).max() - grid.step
-    shift = np.clip(rng.standard_normal(3), -room, room)
+    shift = np.clip(OFFSET * rng.standard_normal(3), -room, room)
     p = grid.quantise(torch.from_numpy(x + shift + grid.side / 2))
     code = morton(p // grid.bins).numpy()
     order = np.argsort(code)

@@ -23,7 +23,7 @@ from sciar.families.octree.constraints import Room, Wish, allowed_bytes
 from sciar.families.octree.events import END
 from sciar.families.octree.heads import log_likelihood
 from sciar.families.octree.model import FIRST_ELEMENT, with_children
-from sciar.families.octree.proofread import STEPS_AGAIN, finished
+from sciar.families.octree.proofread import finished
 from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME
 from sciar.families.octree.tokens import PROPERTIES, Tokens
 from sciar.family import Draw
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sciar.families.octree.model import Model
 
 RANKS = ("likelihood", "atoms", "element", "property")
+CHUNK = 32  # trees that are finished at once on a CPU
 WIDTH = 32  # the cache is read in multiples of it: few shapes
 
 
@@ -41,7 +42,8 @@ class Options:
     """How to draw.
 
     Args:
-        tree_temperature, element_temperature, place_temperature: of bytes, elements, bins. Published for QM9: 0.9, 0.3, 0.3.
+        tree_temperature, element_temperature, place_temperature: of bytes, elements, bins. Published for QM9: 0.9, 0.3, 0.3; the
+            bundled model is truest with 0.4 for bytes (README).
         min_distance: between any two atoms, Å; 0 = free. valence: no atom gets more neighbours than its largest valence.
         guidance: of the conditions (properties, number of atoms, composition); 1 = none.
         rank: what `score` is: "likelihood" (nats of all events), "atoms" (mean over elements and bins),
@@ -51,7 +53,8 @@ class Options:
         steps: solver steps of the diffusion head, where the model has one.
         refine: evaluations of the joint refiner, where the model has one; none under `min_distance` or `valence`, whose promise
             it could break. refine_sigma: the error in Å it assumes at its start. churn: share of fresh noise in each of its steps.
-        proofread: rounds of reading the elements again after it, see proofread.py; `score` then is of the last reading.
+        closed_shell: an even number of electrons, by the likeliest exchange of one element in each round of `proofread`.
+        proofread: most rounds of reading the elements again after it, see proofread.py; `score` then is of the last reading.
         together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
             1 = one by one, a large number = whole levels at once. Constraints are kept all the same.
         tries: fresh starts when `min_distance` or `valence` leave no place for an atom.
@@ -60,7 +63,7 @@ class Options:
         precision: "bf16" or "32".
     """
 
-    tree_temperature: float = 0.9
+    tree_temperature: float = 0.4
     element_temperature: float = 0.3
     place_temperature: float = 0.3
     min_distance: float = 0.0
@@ -69,10 +72,11 @@ class Options:
     rank: str = "element"
     score: bool = True
     steps: int = 12
-    refine: int = 20
+    refine: int = 12
     refine_sigma: float = 0.8
     churn: float = 0.3
-    proofread: int = 2
+    proofread: int = 8
+    closed_shell: bool = True
     together: int = 1
     tries: int = 20
     previews: bool = False
@@ -263,7 +267,9 @@ class Rows:
         self._fill(waiting, [r for r, job in enumerate(self.job) if job is None])
         # the refiner is for many at once
         if self.pool and (not self.evaluations or len(self.pool) >= self.rows or all(job is None for job in self.job)):
-            draws += self._finish(self.pool)
+            alike = sorted(self.pool, key=lambda g: len(g.element))  # little padding; small enough for the caches of a CPU
+            size = CHUNK if self.device.type == "cpu" else len(alike)
+            draws += [draw for k in range(0, len(alike), size) for draw in self._finish(alike[k : k + size])]
             self.pool = []
         return draws
 
@@ -311,7 +317,7 @@ class Rows:
                 noise[:, k, : len(g.element)] = rng.standard_normal((len(noise), len(g.element), 3), dtype=np.float32)
             together = [pad_sequence([getattr(g, name) for g in grown], batch_first=True) for name in ("position", "element", "free")]
             mask = torch.arange(longest, device=self.device) < torch.tensor([[len(g.element)] for g in grown], device=self.device)
-            x, element, likely = finished(
+            x, element, likely, spent = finished(
                 self.model,
                 together[0],
                 together[1],
@@ -324,6 +330,7 @@ class Rows:
                 o.proofread,
                 torch.from_numpy(noise).to(self.device),
                 o.churn,
+                o.closed_shell,
             )
             coordinates, kinds = x.cpu().numpy().astype(np.float64), element.cpu().numpy()
         draws = []
@@ -331,7 +338,7 @@ class Rows:
             tokens, calls, n = g.tokens, g.calls, len(g.element)
             if self.evaluations:
                 tokens = dataclasses.replace(tokens, positions=coordinates[k, :n], element=kinds[k, :n], exact=True)
-                calls += self.evaluations + o.proofread * (1 + STEPS_AGAIN)
+                calls += int(spent[k])
                 if o.proofread:
                     g.score[1] = float(likely[k]) * n
             draws.append(Draw(g.job.index, tokens, self._rank(g.score, g.job, tokens), calls))
