@@ -16,7 +16,8 @@ from sciar.errors import InputError
 from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.octree.constraints import Room, allowed_bytes, scaffold_atoms
 from sciar.families.octree.model import hidden_masks, random_rotations
-from sciar.families.octree.proofread import element_logits, even, finished
+from sciar.families.octree.options import Options
+from sciar.families.octree.proofread import Cells, element_logits, exchanged, finished
 from sciar.families.octree.rows import Rows, choose
 from sciar.notation import parse_formula
 from sciar.prompt import Prompt
@@ -107,19 +108,22 @@ def test_elements_are_read_again(tokenizer: Tokenizer, molecules: list) -> None:
             torch.ones(k, dtype=torch.bool),
         )
     x[3, 1] = x[3, 0] + 0.01  # two atoms in one cell
+    cells = Cells(x, element, mask, mask, torch.ones(4, 5, dtype=torch.bool), None)
     with torch.no_grad():
-        logits, read = element_logits(model, x, element, mask, None)
+        logits, read = element_logits(model, cells)
         assert read.tolist() == [True, True, True, False] and not logits[3].any()
-        alone, _ = element_logits(model, x[1:2], element[1:2], mask[1:2], None)
+        alone, _ = element_logits(model, cells.rows(torch.tensor([1])))
         assert (alone[0][mask[1]] - logits[1][mask[1]]).abs().max() < 1e-4
-        model.leaf_head.element.outside.weight *= 30  # a network with opinions
-        free, allowed = mask.clone(), torch.ones(4, 5, dtype=torch.bool)
-        free[:, 0], allowed[1], allowed[2, :4] = False, False, False
-        _, new, likely, _ = finished(model, x, element, mask, free, allowed, None, 0.2, 2, 1, closed=False)
         electrons = (torch.tensor(tokenizer.numbers)[element] * mask).sum(1)
         odd = element.clone()
         odd[0, 0] = 1 if element[0, 0] == 0 else 0  # H for C or the other way
-        mended = even(model, logits, odd, mask, free, torch.ones(4, 5, dtype=torch.bool))
+        mended = exchanged(model, dataclasses.replace(cells, element=odd), logits * 0, mask, closed=True)  # nothing is doubted
+        model.leaf_head.element.outside.weight *= 30  # a network with opinions
+        free, allowed = mask.clone(), torch.ones(4, 5, dtype=torch.bool)
+        free[:, 0], allowed[1], allowed[2, :4] = False, False, False
+        once = Options(refine=2, refine_sigma=0.2, proofread=1, closed_shell=False)
+        final = finished(model, dataclasses.replace(cells, free=free, allowed=allowed), once, torch.zeros(0, *x.shape))
+    new, likely = final.element, final.likely
     changed = (new != element) & mask
     assert changed[0].any() and not changed[:, 0].any() and not changed[1].any() and not changed[3].any()
     assert set(new[2][changed[2]].tolist()) <= {4}

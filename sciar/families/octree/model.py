@@ -30,9 +30,8 @@ from sciar.batch import Batch
 from sciar.errors import InputError
 from sciar.families.octree.events import Events, events_of
 from sciar.families.octree.heads import N_BYTES, Classes, LeafHead, log_likelihood
-from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME, Children, Surroundings
+from sciar.families.octree.surroundings import Children, Surroundings, frontier
 from sciar.families.octree.tokens import PROPERTIES, Tokenizer
-from sciar.families.octree.tree import POPCOUNT
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier, RadialBasis
@@ -288,7 +287,7 @@ class Model(AbstractModel):
         exact = events.exact(self.grid)
         known = None
         if self.config.around:
-            more, known = self.surroundings(*self._frontier(events))
+            more, known = self.surroundings(*frontier(events, self.grid, self.tokenizer.config.max_atoms))
             place = place + more
         if self.config.layout == "fused":
             first = torch.zeros_like(content[:, :1])
@@ -303,28 +302,6 @@ class Model(AbstractModel):
             h = h + condition
         h = self.trunk(self._dropped(h, generator), queries, keys, bias, generator=generator)
         return with_children(h if self.config.layout == "fused" else h[:, ::2], known)
-
-    def _frontier(self, events: Events) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Arguments of `Surroundings`: the frontier of node i are the events after it up to its first child; of an atom all atoms."""
-        t, device = events.level.shape[1], events.level.device
-        event = torch.arange(t, device=device)
-        children = POPCOUNT.to(device)[events.byte]
-        first_child = 1 + children.cumsum(1) - children
-        atoms = events.tree.sum(1, keepdim=True)
-        k = min(t, self.tokenizer.config.max_atoms)
-        slot = torch.where(events.leaf, atoms, event + 1)[..., None] + torch.arange(k, device=device)
-        end = torch.where(events.leaf, atoms + events.leaf.sum(1, keepdim=True), first_child)[..., None]
-        at = slot.clamp(max=t - 1)
-        record = torch.arange(len(at), device=device)[:, None, None]
-        level, element = events.level[record, at], events.element[record, at]
-        kind = torch.where(level == events.level[..., None], SAME, FINER)
-        kind = torch.where(events.leaf[..., None] & (at < event[:, None]), ELEMENT + element, kind)
-        there = (slot < end) & (at != event[:, None]) & (events.level >= 0)[..., None]
-        return events.centre, self.side_of(events.level), events.level + 1, events.centre[record, at], torch.where(there, kind, NOTHING)
-
-    def side_of(self, level: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """Side of the cube of an event, Å; of an atom that of its cell."""
-        return (1 << level.clamp(min=0)) * self.grid.cell
 
     def byte_logits(self, state: Float[Tensor, "*s s"]) -> Float[Tensor, "*s k"]:
         """Logits of the bytes 1 … 255."""
@@ -404,11 +381,14 @@ class Model(AbstractModel):
             shift = shift + (rim - low).clamp(min=0) - (high - self.grid.side + 2 * rim).clamp(min=0)
             x = x + shift
             record = torch.arange(b, device=x.device)[:, None].expand_as(mask)[mask]
-            events = events_of(self.grid, record, batch["element"][mask], x[mask], b, deleted, generator)
-            if self.config.place != "refined":
-                return events
-            middle = torch.full_like(events.bins, self.grid.bins // 2)
-            return dataclasses.replace(events, bins=torch.where(events.leaf[..., None], middle, events.bins))
+            return self.as_seen(events_of(self.grid, record, batch["element"][mask], x[mask], b, deleted, generator))
+
+    def as_seen(self, events: Events) -> Events:
+        """The events as the trunk knows them: where the refiner finds the coordinates, atoms lie in the middles of their cells."""
+        if self.config.place != "refined":
+            return events
+        middle = torch.full_like(events.bins, self.grid.bins // 2)
+        return dataclasses.replace(events, bins=torch.where(events.leaf[..., None], middle, events.bins))
 
     def _conditions(
         self, batch: Batch, events: Events, properties: Tensor, generator: torch.Generator | None

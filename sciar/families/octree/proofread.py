@@ -10,15 +10,18 @@ likelihood: the most frequent fault of drawn molecules is a hydrogen too few or 
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sciar.families.octree.events import events_of
 from sciar.families.octree.heads import log_likelihood
+from sciar.families.octree.options import Options
 from sciar.families.octree.tokens import plant
 from sciar.families.octree.tree import morton
 from sciar.nn.refiner import denoised
@@ -31,99 +34,108 @@ SETTLED = 0.05  # Å; a structure whose elements stay and whose atoms no longer 
 AGAIN, STEPS_AGAIN = 0.3, 8  # error in Å that the refiner assumes after an exchange, and its steps
 
 
-def finished(
-    model: Model,
-    x: Float[Tensor, "b n 3"],
-    element: Int[Tensor, "b n"],
-    mask: Bool[Tensor, "b n"],
-    free: Bool[Tensor, "b n"],
-    allowed: Bool[Tensor, "b e"],
-    condition: Float[Tensor, "b 1 d"] | None,
-    sigma: float,
-    steps: int,
-    rounds: int,
-    noise: Float[Tensor, "s b n 3"] | None = None,
-    churn: float = 0.0,
-    closed: bool = True,
-) -> tuple[Float[Tensor, "b n 3"], Int[Tensor, "b n"], Float[Tensor, "b"], Int[Tensor, "b"]]:
-    """Final coordinates about the cube's centre and elements of drawn cells, the mean ln p of the elements (nan without a round), calls.
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """The atoms of complete trees.
 
     Args:
-        x, element, mask: middles of the cells, elements drawn, and which are atoms.
+        x: middles of the cells, Å about the cube's centre. element: drawn. mask: which are atoms.
         free: atoms that may move and change; the others are given.
         allowed: elements an atom may be exchanged for.
         condition: what the trunk was told.
-        sigma, steps: error in Å that the refiner assumes first, and its steps.
-        rounds: of reading again, at most; a structure in which nothing changes any more is done.
-        noise, churn: see `denoised`.
-        closed: make the number of electrons even in each round.
     """
 
-    def moved(rows: Tensor, sigma: float, steps: int, noise: Tensor | None = None) -> Tensor:
-        kinds, there = element[rows], mask[rows]
-        return denoised(lambda x, s: model.refine(x, s, kinds, there), x[rows], free[rows, :, None], sigma, steps, noise, churn)
+    x: Float[Tensor, "b n 3"]
+    element: Int[Tensor, "b n"]
+    mask: Bool[Tensor, "b n"]
+    free: Bool[Tensor, "b n"]
+    allowed: Bool[Tensor, "b e"]
+    condition: Float[Tensor, "b 1 d"] | None
 
-    rows = torch.arange(len(x), device=x.device)
-    x = moved(rows, sigma, steps, noise)
-    shift = torch.full((len(x),), torch.inf, device=x.device)
-    element, likely, calls = element.clone(), torch.full((len(x),), torch.nan, device=x.device), torch.full_like(rows, steps)
-    for _ in range(rounds):
-        told = None if condition is None else condition[rows]
-        logits, read = element_logits(model, x[rows], element[rows], mask[rows], told)
-        old, open_ = element[rows], mask[rows] & free[rows] & read[:, None]
-        doubted = log_likelihood(logits, old).exp() < DOUBT
-        best = logits.masked_fill(~allowed[rows, None], -torch.inf).argmax(-1)
-        new = torch.where(open_ & doubted & allowed[rows].any(1, keepdim=True), best, old)
-        if closed:
-            new = even(model, logits, new, mask[rows], open_, allowed[rows])
-        mean = (log_likelihood(logits, new) * mask[rows]).sum(1) / mask[rows].sum(1)
+    def rows(self, index: Int[Tensor, "r"]) -> Cells:
+        """Some of the trees."""
+        return Cells(*(None if value is None else value[index] for value in self._values()))  # type: ignore[arg-type]
+
+    @classmethod
+    def together(cls, parts: Sequence[Cells]) -> Cells:
+        """Trees of different sizes as one batch."""
+        columns = zip(*(part._values() for part in parts), strict=True)
+        return cls(*(None if c[0] is None else pad_sequence([v[0] for v in c], batch_first=True) for c in columns))  # type: ignore[arg-type]
+
+    def _values(self) -> list[Tensor | None]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Final:
+    """What became of `Cells`: coordinates, elements, mean ln p of the elements (nan without a round), network calls."""
+
+    x: Float[Tensor, "b n 3"]
+    element: Int[Tensor, "b n"]
+    likely: Float[Tensor, "b"]
+    calls: Int[Tensor, "b"]
+
+
+def finished(model: Model, cells: Cells, options: Options, noise: Float[Tensor, "s b n 3"]) -> Final:
+    """Refine, read again, exchange, refine again, up to `options.proofread` times; what no longer changes is done.
+
+    Args:
+        noise: normal numbers for all but the first and the last of the `options.refine` steps.
+    """
+
+    def moved(part: Cells, sigma: float, steps: int, noise: Tensor | None = None) -> Tensor:
+        estimate = lambda x, s: model.refine(x, s, part.element, part.mask)  # noqa: E731
+        return denoised(estimate, part.x, part.free[..., None], sigma, steps, noise, options.churn)
+
+    rows = torch.arange(len(cells.x), device=cells.x.device)
+    x, element = moved(cells, options.refine_sigma, options.refine, noise), cells.element.clone()
+    likely, shift = (torch.full(rows.shape, value, device=x.device) for value in (torch.nan, torch.inf))
+    calls = torch.full_like(rows, options.refine)
+    for _ in range(options.proofread):
+        part = replace(cells.rows(rows), x=x[rows], element=element[rows])
+        logits, read = element_logits(model, part)
+        new = exchanged(model, part, logits, part.mask & part.free & read[:, None], options.closed_shell)
+        mean = (log_likelihood(logits, new) * part.mask).sum(1) / part.mask.sum(1)
         likely[rows], element[rows] = torch.where(read, mean, -torch.inf), new
         calls[rows] += 1
-        rows = rows[(new != old).any(1) | (shift[rows] > SETTLED)]  # the others are done
+        open_ = (new != part.element).any(1) | (shift[rows] > SETTLED)
+        rows = rows[open_]  # the others are done
         if not len(rows):
             break
-        before = x[rows]
-        x[rows] = moved(rows, AGAIN, STEPS_AGAIN)
-        shift[rows] = ((x[rows] - before).norm(dim=-1) * mask[rows]).amax(1)
+        part = replace(cells.rows(rows), x=x[rows], element=element[rows])
+        x[rows] = moved(part, AGAIN, STEPS_AGAIN)
+        shift[rows] = ((x[rows] - part.x).norm(dim=-1) * part.mask).amax(1)
         calls[rows] += STEPS_AGAIN
-    return x, element, likely, calls
+    return Final(x, element, likely, calls)
 
 
-def even(
-    model: Model,
-    logits: Float[Tensor, "b n e"],
-    element: Int[Tensor, "b n"],
-    mask: Bool[Tensor, "b n"],
-    free: Bool[Tensor, "b n"],
-    allowed: Bool[Tensor, "b e"],
-) -> Int[Tensor, "b n"]:
-    """Elements with an even sum of atomic numbers: where it is odd, the likeliest single exchange among the `free` atoms is made."""
+def exchanged(model: Model, cells: Cells, logits: Float[Tensor, "b n e"], free: Bool[Tensor, "b n"], closed: bool) -> Int[Tensor, "b n"]:
+    """Elements of the `free` atoms after doubted ones became the likeliest allowed; with `closed` and an even number of electrons."""
+    element, allowed = cells.element, cells.allowed[:, None]
+    doubted = log_likelihood(logits, element).exp() < DOUBT
+    best = logits.masked_fill(~allowed, -torch.inf).argmax(-1)
+    element = torch.where(free & doubted & allowed.any(-1), best, element)
+    if not closed:
+        return element
     parity = torch.from_numpy(model.tokenizer.numbers % 2).to(element.device)
-    odd = (parity[element] * mask).sum(1) % 2 == 1
-    flips = (parity[element][..., None] != parity) & allowed[:, None] & free[..., None]
+    odd = (parity[element] * cells.mask).sum(1) % 2 == 1
+    flips = (parity[element][..., None] != parity) & allowed & free[..., None]
     law = logits.log_softmax(-1)
     gain = (law - law.gather(-1, element[..., None])).masked_fill(~flips, -torch.inf).flatten(1)
-    best, where = gain.max(1)
-    atom, kind = where // logits.shape[-1], where % logits.shape[-1]
-    rows = (odd & best.isfinite()).nonzero()[:, 0]
-    element = element.clone()
-    element[rows, atom[rows]] = kind[rows]
+    most, where = gain.max(1)
+    rows = (odd & most.isfinite()).nonzero()[:, 0]
+    atom, kind = where[rows] // logits.shape[-1], where[rows] % logits.shape[-1]
+    element[rows, atom] = kind
     return element
 
 
-def element_logits(
-    model: Model,
-    x: Float[Tensor, "b n 3"],
-    element: Int[Tensor, "b n"],
-    mask: Bool[Tensor, "b n"],
-    condition: Float[Tensor, "b 1 d"] | None,
-) -> tuple[Float[Tensor, "b n e"], Bool[Tensor, "b"]]:
+def element_logits(model: Model, cells: Cells) -> tuple[Float[Tensor, "b n e"], Bool[Tensor, "b"]]:
     """What the trunk expects each atom to be, given all places and the elements of the atoms before it in leaf order.
 
     Second: which structures could be read, with every atom in the cube and no two in one cell; the logits of the others are 0.
     """
-    grid = model.grid
-    x = x - ((x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))[:, None] + grid.side / 2
+    grid, mask = model.grid, cells.mask
+    x = cells.x - ((cells.x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))[:, None] + grid.side / 2
     p = grid.quantise(x)
     inside = (grid.inside(p) | ~mask).all(1)
     slot = torch.arange(mask.shape[1], device=x.device)
@@ -133,12 +145,9 @@ def element_logits(
     if not bool(read.any()):
         return logits, read
     atoms = mask & read[:, None]
-    record = (read.long().cumsum(0) - 1)[:, None].expand_as(mask)[atoms]
-    count = int(read.sum())
-    events = events_of(grid, record, element[atoms], x[atoms], count)
-    middle = torch.full_like(events.bins, grid.bins // 2)
-    events = dataclasses.replace(events, bins=torch.where(events.leaf[..., None], middle, events.bins))
-    state = model.states(events, None if condition is None else condition[read])
+    record, count = (read.long().cumsum(0) - 1)[:, None].expand_as(mask)[atoms], int(read.sum())
+    events = model.as_seen(events_of(grid, record, cells.element[atoms], x[atoms], count))
+    state = model.states(events, None if cells.condition is None else cells.condition[read])
     by_leaf = model.leaf_head.element(state[events.leaf][:, : model.config.width])[:, : model.n_elements].float()
     found = torch.empty_like(by_leaf)
     found[plant(grid, record, x[atoms], count)[1]] = by_leaf

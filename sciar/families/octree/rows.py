@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from sciar.batch import collate
 from sciar.errors import InputError
@@ -23,7 +22,8 @@ from sciar.families.octree.constraints import Room, Wish, allowed_bytes
 from sciar.families.octree.events import END
 from sciar.families.octree.heads import log_likelihood
 from sciar.families.octree.model import FIRST_ELEMENT, with_children
-from sciar.families.octree.proofread import finished
+from sciar.families.octree.options import Options
+from sciar.families.octree.proofread import Cells, finished
 from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME
 from sciar.families.octree.tokens import PROPERTIES, Tokens
 from sciar.family import Draw
@@ -32,73 +32,8 @@ from sciar.nn.cache import StaticCache
 if TYPE_CHECKING:
     from sciar.families.octree.model import Model
 
-RANKS = ("likelihood", "atoms", "element", "property")
 CHUNK = 32  # trees that are finished at once on a CPU
 WIDTH = 32  # the cache is read in multiples of it: few shapes
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Options:
-    """How to draw.
-
-    Args:
-        tree_temperature, element_temperature, place_temperature: of bytes, elements, bins. Published for QM9: 0.9, 0.3, 0.3; the
-            bundled model is truest with 0.4 for bytes (README).
-        min_distance: between any two atoms, Å; 0 = free. valence: no atom gets more neighbours than its largest valence.
-        guidance: of the conditions (properties, number of atoms, composition); 1 = none.
-        rank: what `score` is: "likelihood" (nats of all events), "atoms" (mean over elements and bins),
-            "element" (mean over elements, as published); always of the network without masks and temperatures. "property": minus the
-            mean distance, in spreads of the training data, between the wanted properties and those the same network reads off the draw.
-        score: not used: the score costs nothing.
-        steps: solver steps of the diffusion head, where the model has one.
-        refine: evaluations of the joint refiner, where the model has one; none under `min_distance` or `valence`, whose promise
-            it could break. refine_sigma: the error in Å it assumes at its start. churn: share of fresh noise in each of its steps.
-        closed_shell: an even number of electrons, by the likeliest exchange of one element in each round of `proofread`.
-        proofread: most rounds of reading the elements again after it, see proofread.py; `score` then is of the last reading.
-        together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
-            1 = one by one, a large number = whole levels at once. Constraints are kept all the same.
-        tries: fresh starts when `min_distance` or `valence` leave no place for an atom.
-        previews: each level of a draw is yielded as it is finished, before the draw itself.
-        poll: steps between two looks at what is finished; 0 = every step on a CPU, 8 on a GPU.
-        precision: "bf16" or "32".
-    """
-
-    tree_temperature: float = 0.4
-    element_temperature: float = 0.3
-    place_temperature: float = 0.3
-    min_distance: float = 0.0
-    valence: bool = False
-    guidance: float = 1.0
-    rank: str = "element"
-    score: bool = True
-    steps: int = 12
-    refine: int = 12
-    refine_sigma: float = 0.8
-    churn: float = 0.3
-    proofread: int = 8
-    closed_shell: bool = True
-    together: int = 1
-    tries: int = 20
-    previews: bool = False
-    poll: int = 0
-    precision: str = "bf16"
-
-    def __post_init__(self) -> None:
-        for name in ("tree_temperature", "element_temperature", "place_temperature"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"sample: expected {name} above 0, got {getattr(self, name)}; use 1 for the model's own law")
-        if self.rank not in RANKS:
-            raise InputError(f"sample: expected rank {', '.join(RANKS)}, got {self.rank!r}")
-        if not 0 <= self.min_distance <= 2:
-            raise InputError(f"sample: expected min_distance from 0 to 2 Å, got {self.min_distance}")
-        if self.refine < 0 or not self.refine_sigma > 0:
-            raise InputError(f"sample: expected refine ≥ 0 and refine_sigma > 0, got {self.refine} and {self.refine_sigma}")
-        if self.proofread < 0 or not 0 <= self.churn <= 1:
-            raise InputError(f"sample: expected proofread ≥ 0 and churn from 0 to 1, got {self.proofread} and {self.churn}")
-        if self.together < 1 or self.tries < 1:
-            raise InputError(f"sample: expected together and tries of at least 1, got {self.together} and {self.tries}")
-        if self.precision not in ("bf16", "32"):
-            raise InputError(f"sample: expected precision bf16 or 32, got {self.precision!r}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -122,23 +57,13 @@ def choose(
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Grown:
-    """A complete tree that waits for the refiner.
-
-    Args:
-        job, tokens, calls, score: of the draw so far.
-        position, element: middles of the cells, Å about the cube's centre, and elements. free: not given by the prompt.
-        allowed: elements that may be put in another's place. condition: what the trunk was told.
-    """
+    """A complete tree that waits for the refiner: its draw so far, and its cells."""
 
     job: Job
     tokens: Tokens
     calls: int
     score: Float[Tensor, "3"]
-    position: Float[Tensor, "n 3"]
-    element: Int[Tensor, "n"]
-    free: Bool[Tensor, "n"]
-    allowed: Bool[Tensor, "e"]
-    condition: Float[Tensor, "1 d"]
+    cells: Cells
 
 
 class Rows:
@@ -267,7 +192,7 @@ class Rows:
         self._fill(waiting, [r for r, job in enumerate(self.job) if job is None])
         # the refiner is for many at once
         if self.pool and (not self.evaluations or len(self.pool) >= self.rows or all(job is None for job in self.job)):
-            alike = sorted(self.pool, key=lambda g: len(g.element))  # little padding; small enough for the caches of a CPU
+            alike = sorted(self.pool, key=lambda g: len(g.tokens.element))  # little padding; small enough for the caches of a CPU
             size = CHUNK if self.device.type == "cpu" else len(alike)
             draws += [draw for k in range(0, len(alike), size) for draw in self._finish(alike[k : k + size])]
             self.pool = []
@@ -295,53 +220,34 @@ class Rows:
         tokens = self._tokens(r, job.wish, end)
         at = slice(end - len(tokens.element), end)
         held = self.fixed[r][self.fixed[r] >= 0]
-        return Grown(
-            job,
-            tokens,
-            calls,
-            self.score[r].clone(),
-            self.position[r, at] - self.grid.side / 2,
-            self.element[r, at].clone(),
-            (self.code[r, at, None] != held).all(1),
-            self.due[r] > 0,
-            self.condition[r].clone(),
+        cells = Cells(
+            x=self.position[r, at][None] - self.grid.side / 2,
+            element=self.element[r, at][None].clone(),
+            mask=torch.ones(1, len(tokens.element), dtype=torch.bool, device=self.device),
+            free=(self.code[r, at, None] != held).all(1)[None],
+            allowed=self.due[r][None] > 0,
+            condition=self.condition[r][None].clone() if self.model.config.condition else None,
         )
+        return Grown(job, tokens, calls, self.score[r].clone(), cells)
 
     def _finish(self, grown: list[Grown]) -> list[Draw]:
         """The draws of complete trees: exact coordinates and elements read again, see proofread.py; fixed atoms stay."""
-        o, longest = self.options, max(len(g.element) for g in grown)
-        if self.evaluations:
-            noise = np.zeros((max(0, self.evaluations - 2), len(grown), longest, 3), dtype=np.float32)
-            for k, g in enumerate(grown):
-                rng = np.random.default_rng([*g.job.key, 3])
-                noise[:, k, : len(g.element)] = rng.standard_normal((len(noise), len(g.element), 3), dtype=np.float32)
-            together = [pad_sequence([getattr(g, name) for g in grown], batch_first=True) for name in ("position", "element", "free")]
-            mask = torch.arange(longest, device=self.device) < torch.tensor([[len(g.element)] for g in grown], device=self.device)
-            x, element, likely, spent = finished(
-                self.model,
-                together[0],
-                together[1],
-                mask,
-                together[2],
-                torch.stack([g.allowed for g in grown]),
-                torch.stack([g.condition for g in grown]) if self.model.config.condition else None,
-                o.refine_sigma,
-                self.evaluations,
-                o.proofread,
-                torch.from_numpy(noise).to(self.device),
-                o.churn,
-                o.closed_shell,
-            )
-            coordinates, kinds = x.cpu().numpy().astype(np.float64), element.cpu().numpy()
+        if not self.evaluations:
+            return [Draw(g.job.index, g.tokens, self._rank(g.score, g.job, g.tokens), g.calls) for g in grown]
+        cells = Cells.together([g.cells for g in grown])
+        noise = np.zeros((max(0, self.evaluations - 2), *cells.x.shape), dtype=np.float32)
+        for k, g in enumerate(grown):
+            n = len(g.tokens.element)
+            noise[:, k, :n] = np.random.default_rng([*g.job.key, 3]).standard_normal((len(noise), n, 3), dtype=np.float32)
+        final = finished(self.model, cells, self.options, torch.from_numpy(noise).to(self.device))
         draws = []
         for k, g in enumerate(grown):
-            tokens, calls, n = g.tokens, g.calls, len(g.element)
-            if self.evaluations:
-                tokens = dataclasses.replace(tokens, positions=coordinates[k, :n], element=kinds[k, :n], exact=True)
-                calls += int(spent[k])
-                if o.proofread:
-                    g.score[1] = float(likely[k]) * n
-            draws.append(Draw(g.job.index, tokens, self._rank(g.score, g.job, tokens), calls))
+            n = len(g.tokens.element)
+            x, element = final.x[k, :n].cpu().numpy().astype(np.float64), final.element[k, :n].cpu().numpy()
+            tokens = dataclasses.replace(g.tokens, positions=x, element=element, exact=True)
+            if self.options.proofread:
+                g.score[1] = final.likely[k] * n
+            draws.append(Draw(g.job.index, tokens, self._rank(g.score, g.job, tokens), g.calls + int(final.calls[k])))
         return draws
 
     def _tokens(self, r: int, wish: Wish, events: int, failure: str = "") -> Tokens:
@@ -441,7 +347,7 @@ class Rows:
         place = model.place(level, (self.level_end[:, None] - coming).clamp(min=0))
         around = None
         if model.config.around:
-            more, around = model.surroundings(centre, model.side_of(level), level + 1, *self._frontier(coming, level))
+            more, around = model.surroundings(centre, self.grid.edge(level), level + 1, *self._frontier(coming, level))
             place = place + more
         asked = -(-(max(self.age) * self.stride + self.together + 3) // WIDTH) * WIDTH
         width = self.width = max(self.width, min(asked, self.caches[0].longest))

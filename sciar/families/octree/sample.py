@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from sciar.errors import InputError
 from sciar.families.octree.constraints import wish_of
-from sciar.families.octree.rows import Job, Options, Rows
+from sciar.families.octree.options import Options
+from sciar.families.octree.rows import Job, Rows
 from sciar.family import Draw
 from sciar.prompt import Prompt
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sciar.families.octree.events import Events
+from sciar.families.octree.tree import POPCOUNT, Grid
 from sciar.nn.embedding import RadialBasis
 
 GAUSSIANS, REACH = 16, 5.0  # of a distance, Å
@@ -83,3 +85,24 @@ class Children(nn.Module):
         scores = self.score(F.silu(z + self.state(h)[..., None, :])).squeeze(-1).float()
         logits: Tensor = scores @ self.bits
         return logits
+
+
+def frontier(events: Events, grid: Grid, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Arguments of `Surroundings` for whole sequences of trees with at most `most` atoms.
+
+    The frontier of node i are the events after it up to its first child; of an atom all other atoms, with the elements of those before it.
+    """
+    t, device = events.level.shape[1], events.level.device
+    event = torch.arange(t, device=device)
+    children = POPCOUNT.to(device)[events.byte]
+    first_child = 1 + children.cumsum(1) - children
+    atoms = events.tree.sum(1, keepdim=True)
+    slot = torch.where(events.leaf, atoms, event + 1)[..., None] + torch.arange(min(t, most), device=device)
+    end = torch.where(events.leaf, atoms + events.leaf.sum(1, keepdim=True), first_child)[..., None]
+    at = slot.clamp(max=t - 1)
+    record = torch.arange(len(at), device=device)[:, None, None]
+    kind = torch.where(events.level[record, at] == events.level[..., None], SAME, FINER)
+    kind = torch.where(events.leaf[..., None] & (at < event[:, None]), ELEMENT + events.element[record, at], kind)
+    there = (slot < end) & (at != event[:, None]) & (events.level >= 0)[..., None]
+    kind = torch.where(there, kind, NOTHING)
+    return events.centre, grid.edge(events.level), events.level + 1, events.centre[record, at], kind

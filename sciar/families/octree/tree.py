@@ -70,6 +70,10 @@ class Grid:
         """Side of a cell."""
         return self.bins * self.step
 
+    def edge(self, level: Int[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+        """Side of a node of this level; of a leaf, and of what has no level, that of a cell."""
+        return (1 << level.clamp(min=0)) * self.cell
+
     def quantise(self, x: Float[Tensor, "*s 3"]) -> Int[Tensor, "*s 3"]:
         """Nearest steps; at most step / 2 away along each axis."""
         p = (x / self.step).round().long()

@@ -1,0 +1,73 @@
+"""How to draw octrees: the options of the sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sciar.errors import InputError
+
+RANKS = ("likelihood", "atoms", "element", "property")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to draw.
+
+    Args:
+        tree_temperature, element_temperature, place_temperature: of bytes, elements, bins. Published for QM9: 0.9, 0.3, 0.3; the
+            bundled model is truest with 0.4 for bytes (README).
+        min_distance: between any two atoms, Å; 0 = free. valence: no atom gets more neighbours than its largest valence.
+        guidance: of the conditions (properties, number of atoms, composition); 1 = none.
+        rank: what `score` is: "likelihood" (nats of all events), "atoms" (mean over elements and bins),
+            "element" (mean over elements, as published); always of the network without masks and temperatures. "property": minus the
+            mean distance, in spreads of the training data, between the wanted properties and those the same network reads off the draw.
+        score: not used: the score costs nothing.
+        steps: solver steps of the diffusion head, where the model has one.
+        refine: evaluations of the joint refiner, where the model has one; none under `min_distance` or `valence`, whose promise
+            it could break. refine_sigma: the error in Å it assumes at its start. churn: share of fresh noise in each of its steps.
+        closed_shell: an even number of electrons, by the likeliest exchange of one element in each round of `proofread`.
+        proofread: most rounds of reading the elements again after it, see proofread.py; `score` then is of the last reading.
+        together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
+            1 = one by one, a large number = whole levels at once. Constraints are kept all the same.
+        tries: fresh starts when `min_distance` or `valence` leave no place for an atom.
+        previews: each level of a draw is yielded as it is finished, before the draw itself.
+        poll: steps between two looks at what is finished; 0 = every step on a CPU, 8 on a GPU.
+        precision: "bf16" or "32".
+    """
+
+    tree_temperature: float = 0.4
+    element_temperature: float = 0.3
+    place_temperature: float = 0.3
+    min_distance: float = 0.0
+    valence: bool = False
+    guidance: float = 1.0
+    rank: str = "element"
+    score: bool = True
+    steps: int = 12
+    refine: int = 12
+    refine_sigma: float = 0.8
+    churn: float = 0.3
+    proofread: int = 8
+    closed_shell: bool = True
+    together: int = 1
+    tries: int = 20
+    previews: bool = False
+    poll: int = 0
+    precision: str = "bf16"
+
+    def __post_init__(self) -> None:
+        for name in ("tree_temperature", "element_temperature", "place_temperature"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"sample: expected {name} above 0, got {getattr(self, name)}; use 1 for the model's own law")
+        if self.rank not in RANKS:
+            raise InputError(f"sample: expected rank {', '.join(RANKS)}, got {self.rank!r}")
+        if not 0 <= self.min_distance <= 2:
+            raise InputError(f"sample: expected min_distance from 0 to 2 Å, got {self.min_distance}")
+        if self.refine < 0 or not self.refine_sigma > 0:
+            raise InputError(f"sample: expected refine ≥ 0 and refine_sigma > 0, got {self.refine} and {self.refine_sigma}")
+        if self.proofread < 0 or not 0 <= self.churn <= 1:
+            raise InputError(f"sample: expected proofread ≥ 0 and churn from 0 to 1, got {self.proofread} and {self.churn}")
+        if self.together < 1 or self.tries < 1:
+            raise InputError(f"sample: expected together and tries of at least 1, got {self.together} and {self.tries}")
+        if self.precision not in ("bf16", "32"):
+            raise InputError(f"sample: expected precision bf16 or 32, got {self.precision!r}")
