@@ -1,4 +1,4 @@
-"""The density of one coordinate slot: a small denoising network over a 3-vector, given a hidden state."""
+"""The density of one coordinate slot: a small denoising network over a short vector, given a hidden state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sciar.diffusion.gaussian import EDM, Cosine, Denoiser, likelihood_bound, log_likelihood, solve
@@ -14,23 +14,23 @@ from sciar.nn.embedding import Fourier
 
 
 class DiffusionHead(nn.Module):
-    """Adaptive-norm MLP that denoises x ∈ R³ given z (MAR's diffusion loss, Li et al. 2024, eq. 4).
+    """Adaptive-norm MLP that denoises x ∈ R³, or R^size, given z (MAR's diffusion loss, Li et al. 2024, eq. 4).
 
     The modulation is separable, A(σ) + B(z): B is computed once per slot and A once per solver step, so one
     solver step costs 2 W² per block instead of 5 W² (UniGenX notes §9.9).
     """
 
-    def __init__(self, width_state: int, width: int, depth: int, process: EDM | Cosine) -> None:
+    def __init__(self, width_state: int, width: int, depth: int, process: EDM | Cosine, size: int = 3) -> None:
         super().__init__()
-        self.process, self.width, self.depth = process, width, depth
+        self.process, self.width, self.depth, self.size = process, width, depth, size
         self.fourier_x, self.fourier_t = Fourier(16), Fourier(32, 0.05, 2.0)
-        self.inside = nn.Linear(3 + 3 * 16, width)
+        self.inside = nn.Linear(size + size * 16, width)
         self.from_state = nn.Linear(width_state, (3 * depth + 3) * width)
         self.time = nn.Linear(32, 64)
         self.from_time = nn.ModuleList(nn.Linear(64, width) for _ in range(3 * depth + 2))
         self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.second = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.outside = nn.Linear(width, 3)
+        self.outside = nn.Linear(width, size)
         self._kept: dict[tuple[object, ...], tuple[Tensor, list[Tensor]]] = {}
 
     def reset(self) -> None:
@@ -49,7 +49,7 @@ class DiffusionHead(nn.Module):
         time = F.silu(self.time(self.fourier_t(sigma.log() / 4)))
         return [part(time) for part in self.from_time]
 
-    def network(self, x: Float[Tensor, "*s 3"], times: list[Tensor], state: Float[Tensor, "*r c"]) -> Float[Tensor, "*s 3"]:
+    def network(self, x: Float[Tensor, "*s k"], times: list[Tensor], state: Float[Tensor, "*r c"]) -> Float[Tensor, "*s k"]:
         """Raw network F; `x` already scaled by c_in."""
         w = self.width
         parts = state.split(w, -1)
@@ -87,38 +87,46 @@ class DiffusionHead(nn.Module):
         return super().train(mode)
 
     def loss(
-        self, z: Float[Tensor, "*s d"], target: Float[Tensor, "*s 3"], draws: int, generator: torch.Generator | None
+        self,
+        z: Float[Tensor, "*s d"],
+        target: Float[Tensor, "*s k"],
+        draws: int,
+        generator: torch.Generator | None,
+        used: Bool[Tensor, "*s k"] | None = None,
     ) -> Float[Tensor, "*s"]:
-        """Weighted denoising error per slot, averaged over `draws` noise levels."""
+        """Weighted denoising error per slot, averaged over `draws` noise levels and over the `used` numbers of a slot (None: all)."""
         state = self.condition(z)[None]  # broadcasts over the draws
         clean = target[None].expand(draws, *target.shape)
         sigma = self.process.sigmas(tuple(clean.shape[:-1]), generator, clean.device)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        error = self.denoise(clean + sigma[..., None] * noise, sigma, state) - clean
-        return (self.process.weight(sigma) * error.square().mean(-1)).mean(0)
+        if used is None:
+            error = self.denoise(clean + sigma[..., None] * noise, sigma, state) - clean
+            return (self.process.weight(sigma) * error.square().mean(-1)).mean(0)
+        error = (self.denoise(clean + sigma[..., None] * noise * used, sigma, state) - clean) * used
+        return (self.process.weight(sigma) * error.square().sum(-1) / used.sum(-1)).mean(0)
 
     def sample(
         self,
         z: Float[Tensor, "*s d"],
-        start: Float[Tensor, "*s 3"],
+        start: Float[Tensor, "*s k"],
         steps: int,
         solver: str = "2m",
         temperature: float = 1.0,
         noise: Callable[[int], Tensor] | None = None,
-    ) -> Float[Tensor, "*s 3"]:
+    ) -> Float[Tensor, "*s k"]:
         """Draw x given z; `start` is standard normal, `temperature` scales every noise."""
         state = self.condition(z)
         grid = self.process.grid(steps)
         return solve(self.denoiser(state), temperature * grid[0] * start, grid, solver, noise, temperature)
 
     def likelihood_bound(
-        self, z: Float[Tensor, "*s d"], x: Float[Tensor, "*s 3"], noise: Float[Tensor, "*s 3"], levels: int = 8
+        self, z: Float[Tensor, "*s d"], x: Float[Tensor, "*s k"], noise: Float[Tensor, "*s k"], levels: int = 8
     ) -> Float[Tensor, "*s"]:
         """A noisy lower bound of ln p(x | z) in nats for the cost of `levels` solver steps."""
         denoise = self.denoiser(self.condition(z))
         return likelihood_bound(denoise, x, noise, 0.02, self.process.sigma_max, levels)
 
-    def log_likelihood(self, z: Float[Tensor, "*s d"], x: Float[Tensor, "*s 3"], steps: int = 16) -> Float[Tensor, "*s"]:
+    def log_likelihood(self, z: Float[Tensor, "*s d"], x: Float[Tensor, "*s k"], steps: int = 16) -> Float[Tensor, "*s"]:
         """ln p(x | z) in nats (x in Å)."""
         state = self.condition(z)
         grid = self.process.grid(steps)

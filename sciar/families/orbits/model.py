@@ -1,0 +1,386 @@
+"""Autoregression over a crystal's words, then diffusion of the numbers that its symmetry leaves free.
+
+Words: (element, count) pairs by rising atomic number, an end, the space group, then the Wyckoff position of each orbit, element by
+element and letter by letter. Then the lattice from a diffusion head, and all free coordinates together with the lattice from an
+equivariant denoiser (sites.py). This is UniGenX's order (words, then numbers by diffusion) with symmetry as the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from sciar.batch import Batch
+from sciar.diffusion.gaussian import EDM
+from sciar.errors import InputError
+from sciar.families.orbits.sites import Frame, Sites
+from sciar.families.orbits.tokens import Tokenizer
+from sciar.families.orbits.wyckoff import LENGTHS, LETTERS, group, lattice_form
+from sciar.family import Draw
+from sciar.family import Model as AbstractModel
+from sciar.nn.embedding import Fourier
+from sciar.nn.head import DiffusionHead
+from sciar.nn.transformer import Block, Cache, initialise
+from sciar.prompt import Prompt
+
+ELEMENTS = 119  # atomic numbers; as an answer 0 ends the composition
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Sizes and noise levels.
+
+    Args:
+        width, layers, heads: of the transformer over words. dropout: of its residual branches.
+        head_width, head_depth: of the lattice's diffusion head.
+        draws: noise levels per crystal and step of that head.
+        sites_width, sites_layers: of the denoiser. neighbours: that it sees of each atom.
+        sigma_low, sigma_high: range of its noise, Å. strain_low, strain_high: of the lattice numbers.
+        condition_drop: share of training crystals whose properties are hidden.
+    """
+
+    width: int = 256
+    layers: int = 6
+    heads: int = 8
+    dropout: float = 0.1
+    head_width: int = 192
+    head_depth: int = 3
+    draws: int = 4
+    sites_width: int = 128
+    sites_layers: int = 4
+    neighbours: int = 28
+    sigma_low: float = 0.005
+    sigma_high: float = 2.0
+    strain_low: float = 0.002
+    strain_high: float = 0.2
+    condition_drop: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise InputError(f"ModelConfig: expected width divisible by heads, got {self.width} and {self.heads}")
+        if not (0 < self.sigma_low < self.sigma_high and 0 < self.strain_low < self.strain_high):
+            raise InputError("ModelConfig: expected 0 < low < high for sigma and strain; swap them")
+
+
+class Catalogue(nn.Module):
+    """All Wyckoff positions of all groups as tensors, and an embedding of each from what it is.
+
+    Position number `start[g] + letter`; the last one is padding.
+    """
+
+    start: Tensor
+    letters: Tensor
+    system: Tensor
+    size: Tensor
+    free: Tensor
+    facts: Tensor
+
+    def __init__(self, width: int, max_atoms: int) -> None:
+        super().__init__()
+        groups = [group(g) for g in range(1, 231)]
+        every = [(g, p) for g in groups for p in g.positions]
+        n = len(every)
+        sites = {name: k for k, name in enumerate(sorted({p.site for _, p in every}))}
+        keep = lambda name, value: self.register_buffer(name, torch.as_tensor(np.asarray(value)), persistent=False)  # noqa: E731
+        known = [0, *(len(g.positions) for g in groups)]
+        keep("start", np.cumsum([0, 0, *known[1:-1]]))
+        keep("letters", known)
+        keep("system", [0, *(g.system for g in groups)])
+        keep("copies", [1, *(g.copies for g in groups)])
+        keep("primitive", np.stack([np.eye(3), *(g.primitive for g in groups)]).astype(np.float32))
+        forms = [lattice_form(k) for k in range(6)]
+        keep("basis", np.stack([f[0] for f in forms]).astype(np.float32))
+        keep("constant", np.stack([f[1] for f in forms]).astype(np.float32))
+        keep("lengths", LENGTHS)
+        keep("size", [*(p.multiplicity for _, p in every), 0])
+        keep("free", [*(p.free for _, p in every), 0])
+        keep("directions", np.stack([*(p.directions for _, p in every), np.zeros((3, 3))]).astype(np.float32))
+        keep("offset", np.stack([*(p.offset for _, p in every), np.zeros(3)]).astype(np.float32))
+        rotation, translation = np.zeros((n + 1, max_atoms, 3, 3), np.float32), np.zeros((n + 1, max_atoms, 3), np.float32)
+        for k, (_, p) in enumerate(every):
+            m = min(p.multiplicity, max_atoms)  # larger ones cannot be used
+            rotation[k, :m], translation[k, :m] = p.rotations[:m], p.translations[:m]
+        keep("rotation", rotation)
+        keep("translation", translation)
+        facts = [(g.number, p.letter, sites[p.site], min(p.multiplicity, 32), p.free) for g, p in every]
+        keep("facts", [*facts, (0, len(LETTERS), len(sites), 0, 0)])
+        self.count, self.longest, self.max_atoms = n, max(known), max_atoms
+        sizes = (231, len(LETTERS) + 1, len(sites) + 1, 33, 4)
+        self.parts = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+        self.own = nn.Embedding(n + 1, width)
+
+    def vectors(self) -> Float[Tensor, "p d"]:
+        """Every position's embedding: a sum over its group, letter, site symmetry, multiplicity, free coordinates and itself."""
+        return self.own.weight + sum(part(self.facts[:, k]) for k, part in enumerate(self.parts))
+
+    def of_group(self, number: Int[Tensor, "b"]) -> Int[Tensor, "b l"]:
+        """Numbers of a group's positions, padded."""
+        index = torch.arange(self.longest, device=number.device)
+        return torch.where(index < self.letters[number][:, None], self.start[number][:, None] + index, self.count)
+
+    def frame(self, number: Int[Tensor, "b"], position: Int[Tensor, "b o"]) -> Frame:
+        """Geometry of crystals of these groups and positions."""
+        size = self.size[position]
+        image = torch.arange(self.max_atoms, device=number.device)
+        real = image < size[..., None]  # b o k
+        most = int(real.flatten(1).sum(1).max())
+        place = (~real.flatten(1)).byte().sort(dim=1, stable=True).indices[:, :most]  # atoms first
+        owner, copy = place // self.max_atoms, place % self.max_atoms
+        which = position.gather(1, owner)
+        system = self.system[number]
+        return Frame(
+            self.directions[position],
+            self.offset[position],
+            size,
+            owner,
+            self.rotation[which, copy],
+            self.translation[which, copy],
+            real.flatten(1).gather(1, place),
+            self.primitive[number],
+            self.basis[system],
+            self.constant[system],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Words:
+    """The sequence <begin> pairs <end> group orbits of a batch, t tokens.
+
+    Args:
+        kind: 0 begin, 1 pair, 2 end, 3 group, 4 orbit.
+        element, count: of a pair, or the element of an orbit and how many of its atoms are left after it.
+        group, position: of a group and of an orbit.
+        next_element, next_left: what the orbit that follows a group or an orbit is of, and how many atoms that element still lacks.
+        real: no padding.
+    """
+
+    kind: Int[Tensor, "b t"]
+    element: Int[Tensor, "b t"]
+    count: Int[Tensor, "b t"]
+    group: Int[Tensor, "b t"]
+    position: Int[Tensor, "b t"]
+    next_element: Int[Tensor, "b t"]
+    next_left: Int[Tensor, "b t"]
+    real: Bool[Tensor, "b t"]
+
+
+class Model(AbstractModel):
+    """See the module."""
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer, statistics: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.config, self.tokenizer, self.statistics = config, tokenizer, dict(statistics or {})
+        w, most = config.width, tokenizer.config.max_atoms
+        self.catalogue = Catalogue(w, most)
+        self.kind, self.element, self.count = nn.Embedding(5, w), nn.Embedding(ELEMENTS, w), nn.Embedding(most + 1, w)
+        self.group = nn.Embedding(231, w)
+        self.next_element, self.next_left = nn.Embedding(ELEMENTS, w), nn.Embedding(most + 1, w)
+        self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(w, eps=1e-6)
+        self.to_element, self.to_group = nn.Linear(w, ELEMENTS), nn.Linear(w, 231)
+        self.to_count = nn.Sequential(nn.Linear(w, w), nn.SiLU(), nn.Linear(w, most + 1))
+        self.count_of = nn.Embedding(ELEMENTS, w)
+        self.to_position = nn.Sequential(nn.Linear(w, w), nn.SiLU(), nn.Linear(w, w))
+        wanted = len(tokenizer.config.properties)
+        self.fourier = Fourier(16, 0.1, 2.0)
+        self.conditions = nn.ModuleList(nn.Linear(16, w, bias=False) for _ in range(wanted))
+        process = EDM(sigma_data=1.0, log_mean=-1.5, log_std=1.4, sigma_min=0.005, sigma_max=10.0)
+        self.lattice_head = DiffusionHead(w, config.head_width, config.head_depth, process, size=6)
+        self.orbit_element, self.whole = nn.Embedding(ELEMENTS, w), nn.Linear(w, w)
+        self.sites = Sites(w, config.sites_width, config.sites_layers, config.neighbours)
+        initialise(self, config.layers)
+        self.lattice_head.reset()
+        nn.init.normal_(self.sites.push.weight, std=1e-3)
+        nn.init.normal_(self.catalogue.own.weight, std=0.1)
+        keep = lambda name, value: self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)  # noqa: E731
+        keep("lattice_mean", self.statistics.get("lattice_mean", np.zeros((6, 6)).tolist()))
+        keep("lattice_std", self.statistics.get("lattice_std", np.ones((6, 6)).tolist()))
+        keep("mean", self.statistics.get("mean", [0.0] * wanted))
+        keep("std", self.statistics.get("std", [1.0] * wanted))
+
+    # --- words ---
+
+    def words(self, batch: Batch) -> Words:
+        """The words of a batch of tokens."""
+        elements, counts, real = batch["elements"], batch["counts"], batch.masks["elements"]
+        owner, there = batch["owner"], batch.masks["orbits"]
+        b, o = owner.shape
+        number = batch["group"][:, 0]
+        position = torch.where(there, self.catalogue.start[number][:, None] + batch["letters"], self.catalogue.count)
+        element = elements.gather(1, owner)
+        size = self.catalogue.size[position]
+        same = (owner[:, :, None] == owner[:, None]) & there[:, None]
+        before = torch.ones(o, o, dtype=torch.bool, device=owner.device).tril()
+        left = counts.gather(1, owner) - (same & before).mul(size[:, None]).sum(-1)  # after this orbit
+        one = torch.ones(b, 1, dtype=torch.long, device=owner.device)
+        zero, zeros, none = 0 * one, torch.zeros_like(owner), torch.zeros_like(elements)
+        follows = torch.cat([element[:, 1:], zero], 1)  # element of the orbit after each orbit
+        lacking = torch.cat([(left + size)[:, 1:], zero], 1)
+        row = lambda *parts: torch.cat(parts, 1)  # noqa: E731
+        return Words(
+            kind=row(zero, none + 1, 2 * one, 3 * one, zeros + 4),
+            element=row(zero, elements, zero, zero, element),
+            count=row(zero, counts, zero, zero, left.clamp(min=0)),
+            group=row(zero, none, zero, number[:, None], zeros),
+            position=row(*(torch.full_like(part, self.catalogue.count) for part in (zero, none, zero, zero)), position),
+            next_element=row(zero, none, zero, element[:, :1], follows),
+            next_left=row(zero, none, zero, (left + size)[:, :1], lacking.clamp(min=0)),
+            real=row(one.bool(), real, one.bool(), one.bool(), there),
+        )
+
+    def begin(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"]:
+        """What the wanted properties add to the first token; nan = not asked for."""
+        z = (properties - self.mean) / self.std
+        parts = [torch.where(v.isfinite()[:, None], part(self.fourier(v.nan_to_num())), 0.0) for part, v in zip(self.conditions, z.T, strict=True)]
+        return sum(parts) if parts else torch.zeros(len(properties), self.config.width, device=properties.device)  # type: ignore[return-value]
+
+    def embedded(self, words: Words, begin: Float[Tensor, "b d"], table: Float[Tensor, "p d"]) -> Float[Tensor, "b t d"]:
+        """Input of the transformer."""
+        x = self.kind(words.kind) + self.count(words.count) + self.group(words.group) + table[words.position]
+        x = x + self.element(words.element) + self.next_element(words.next_element) + self.next_left(words.next_left)
+        return x + (words.kind == 0)[..., None] * begin[:, None]
+
+    def states(self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "b 1 t k"], caches: Sequence[Cache] | None = None) -> Float[Tensor, "b t d"]:
+        """The transformer; with caches only new tokens are given."""
+        for i, block in enumerate(self.blocks):
+            cache = None if caches is None else caches[i]
+            if self.training and self.config.dropout:
+                x = x + F.dropout(block(x, bias, cache=cache) - x, self.config.dropout)
+            else:
+                x = block(x, bias, cache=cache)
+        return self.norm(x)
+
+    def count_logits(self, state: Float[Tensor, "*s d"], element: Int[Tensor, "*s"]) -> Float[Tensor, "*s c"]:
+        """How many atoms, given the element."""
+        return self.to_count(state + self.count_of(element))
+
+    def position_logits(self, state: Float[Tensor, "b s d"], candidates: Float[Tensor, "b l d"]) -> Float[Tensor, "b s l"]:
+        """Which of a group's positions."""
+        return self.to_position(state) @ candidates.transpose(-1, -2) * self.config.width**-0.5
+
+    def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Nats of the words per crystal, denoising errors of the lattice and of the sites."""
+        words = self.words(batch)
+        device = batch["group"].device
+        number = batch["group"][:, 0]
+        properties = batch["properties"][:, 0]
+        if self.training and len(self.conditions):
+            hidden = torch.rand(properties.shape, generator=generator, device=device) < self.config.condition_drop
+            properties = properties.masked_fill(hidden, torch.nan)
+        table = self.catalogue.vectors()
+        t = words.kind.shape[1]
+        sees = words.real[:, None] & torch.ones(t, t, dtype=torch.bool, device=device).tril()
+        sees = sees | torch.eye(t, dtype=torch.bool, device=device)
+        states = self.states(self.embedded(words, self.begin(properties), table), _bias(sees)[:, None])
+        m, o = batch["elements"].shape[1], batch["owner"].shape[1]
+        real, there = batch.masks["elements"], batch.masks["orbits"]
+        # a pair, or the end, is told by the token before it; padding stands between the last pair and the end
+        element = torch.where(real, batch["elements"], 0)
+        asked = torch.cat([torch.ones_like(real[:, :1]), real], 1)
+        answer = torch.cat([element, torch.zeros_like(element[:, :1])], 1)
+        nats = _nats(self.to_element(states[:, : m + 1]), answer, asked)
+        nats = nats + _nats(self.count_logits(states[:, :m], element), batch["counts"], real)
+        nats_group = _nats(self.to_group(states[:, m + 1 : m + 2]), batch["group"], torch.ones_like(real[:, :1]))
+        candidates = self.catalogue.of_group(number)
+        logits = self.position_logits(states[:, m + 2 : m + 2 + o], table[candidates])
+        allowed = self.allowed(candidates, batch["letters"], batch["owner"], words.next_left[:, m + 2 : m + 2 + o])
+        nats_positions = _nats(logits.float().masked_fill(~allowed, -1e9), batch["letters"], there)
+        last = (words.real * torch.arange(t, device=device)).argmax(1)
+        summary = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[-1]))[:, 0]
+        lattice = batch["lattice"][:, 0]
+        position = words.position[:, m + 3 :]
+        error_lattice = self._lattice_loss(summary, number, lattice, batch, generator)
+        error_sites, error_cell = self._sites_loss(summary, number, position, batch, generator)
+        total = (nats + nats_group + nats_positions).mean() * 0.1 + error_lattice + error_sites + error_cell
+        return {
+            "loss": total,
+            "composition": nats.mean(),
+            "group": nats_group.mean(),
+            "positions": nats_positions.mean(),
+            "lattice": error_lattice,
+            "sites": error_sites,
+            "cell": error_cell,
+        }
+
+    def allowed(
+        self, candidates: Int[Tensor, "b l"], letters: Int[Tensor, "b o"], owner: Int[Tensor, "b o"], left: Int[Tensor, "b o"]
+    ) -> Bool[Tensor, "b o l"]:
+        """Positions that may come at each orbit: not too large, letters of one element rising, a point without freedom only once."""
+        index = torch.arange(candidates.shape[1], device=letters.device)
+        size, free = self.catalogue.size[candidates], self.catalogue.free[candidates]
+        fits = (size[:, None] <= left[..., None]) & (size[:, None] > 0)
+        chosen = F.one_hot(letters, len(index)).byte()
+        taken = chosen.cumsum(1) > chosen
+        previous = torch.cat([torch.zeros_like(letters[:, :1]), letters[:, :-1]], 1)
+        again = torch.cat([torch.zeros_like(owner[:, :1], dtype=torch.bool), owner[:, 1:] == owner[:, :-1]], 1)
+        rising = ~again[..., None] | (index >= previous[..., None])
+        return fits & rising & ~(taken & (free == 0)[:, None])
+
+    # --- numbers ---
+
+    def scaled(self, lattice: Float[Tensor, "b 6"], number: Int[Tensor, "b"], atoms: Int[Tensor, "b"], back: bool = False) -> Float[Tensor, "b 6"]:
+        """Lattice numbers as the head sees them: of a cell of one atom per Å³, standardised in each crystal system; or back."""
+        c = self.catalogue
+        system = c.system[number]
+        shift = self.lattice_mean[system] + c.lengths[system] * ((atoms * c.copies[number]).log() / 3)[:, None]
+        used = (c.basis[system] != 0).any(1)
+        return torch.where(used, lattice * self.lattice_std[system] + shift if back else (lattice - shift) / self.lattice_std[system], 0.0)
+
+    def _lattice_loss(self, summary: Tensor, number: Tensor, lattice: Tensor, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        target = self.scaled(lattice, number, batch["counts"].sum(1))
+        used = (self.catalogue.basis[self.catalogue.system[number]] != 0).any(1)
+        return self.lattice_head.loss(summary, target, self.config.draws, generator, used).mean()
+
+    def orbit_states(self, summary: Float[Tensor, "b d"], element: Int[Tensor, "b o"], table: Tensor, position: Int[Tensor, "b o"]) -> Tensor:
+        """What the denoiser is told of each orbit."""
+        return self.orbit_element(element) + table[position] + self.whole(summary)[:, None]
+
+    def _sites_loss(
+        self, summary: Tensor, number: Tensor, position: Tensor, batch: Batch, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        c, config = self.catalogue, self.config
+        frame = c.frame(number, position)
+        u, lattice = batch["free"], batch["lattice"][:, 0]
+        draw = lambda low, high: torch.exp(np.log(low) + np.log(high / low) * torch.rand(len(number), generator=generator, device=u.device))  # noqa: E731
+        sigma, strain = draw(config.sigma_low, config.sigma_high), draw(config.strain_low, config.strain_high)
+        with torch.autocast(u.device.type, enabled=False):
+            used = (c.basis[c.system[number]] != 0).any(1)
+            noisy_lattice = lattice + strain[:, None] * used * torch.randn(lattice.shape, generator=generator, device=u.device)
+            cell = frame.cell(noisy_lattice)
+            noise = frame.projected(cell, sigma[:, None, None] * torch.randn(u.shape, generator=generator, device=u.device))
+        element = batch["elements"].gather(1, batch["owner"])
+        state = self.orbit_states(summary, element, c.vectors(), position)
+        clean_u, clean_lattice = self.sites(frame, u + noise, noisy_lattice, sigma, strain, state)
+        with torch.autocast(u.device.type, enabled=False):
+            off = frame.shifted(cell, clean_u - u).square().sum(-1)
+            free = c.free[position]
+            weight = frame.size * (free > 0)
+            per = (off / free.clamp(min=1) * weight).sum(1) / weight.sum(1).clamp(min=1)
+            s, d = sigma**2, self.sites.sigma_data**2
+            sites = (per * (s + d) / (s * d)).sum() / (weight.sum(1) > 0).sum().clamp(min=1)
+            s, d = strain**2, self.sites.strain_data**2
+            off_cell = ((clean_lattice - lattice).square() * used).sum(1) / used.sum(1)
+            return sites, (off_cell * (s + d) / (s * d)).mean()
+
+    def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
+        """See `sciar.family.Model.sample`; options: `sciar.families.orbits.sample.Options`."""
+        from sciar.families.orbits.sample import sample
+
+        return sample(self, prompts, keys, batch_size, **options)
+
+
+def _bias(sees: Bool[Tensor, "b t k"]) -> Float[Tensor, "b t k"]:
+    return torch.zeros(sees.shape, device=sees.device).masked_fill(~sees, -1e9)
+
+
+def _nats(logits: Float[Tensor, "b t c"], answer: Int[Tensor, "b t"], asked: Bool[Tensor, "b t"]) -> Float[Tensor, "b"]:
+    """Cross entropy summed over the tokens that were asked."""
+    nats = F.cross_entropy(logits.float().transpose(1, 2), answer, reduction="none")
+    return (nats * asked).sum(1)

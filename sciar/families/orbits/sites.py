@@ -1,0 +1,188 @@
+"""Joint denoiser of a crystal's free coordinates and lattice: an equivariant network over the neighbours of one atom of each orbit.
+
+All atoms of an orbit have the same invariant state, so the network keeps one state per orbit and looks at the neighbours of its first
+atom; what it answers is projected on what the symmetry leaves free. A drawn crystal therefore has its space group exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from sciar.nn.embedding import Fourier, RadialBasis
+
+REACH = 10.0  # Å; the radial basis ends there
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """What does not change while a crystal is denoised; b crystals, o orbits, n atoms, all in fractions of the conventional cell.
+
+    Args:
+        directions, offset: x = directions u + offset of each orbit. size: its atoms in the primitive cell; 0 = padding.
+        owner: the orbit of each atom. rotation, translation: its image of the orbit's first atom. real: which atoms are no padding.
+        primitive: rows are primitive vectors.
+        basis, constant: of the crystal system, see `wyckoff.lattice_form`.
+    """
+
+    directions: Float[Tensor, "b o 3 3"]
+    offset: Float[Tensor, "b o 3"]
+    size: Int[Tensor, "b o"]
+    owner: Int[Tensor, "b n"]
+    rotation: Float[Tensor, "b n 3 3"]
+    translation: Float[Tensor, "b n 3"]
+    real: Bool[Tensor, "b n"]
+    primitive: Float[Tensor, "b 3 3"]
+    basis: Float[Tensor, "b 6 6"]
+    constant: Float[Tensor, "b 6"]
+
+    def repeated(self, times: int) -> Frame:
+        """Every crystal `times` times, copies next to each other."""
+        return Frame(*(getattr(self, name).repeat_interleave(times, 0) for name in self.__slots__))
+
+    def cell(self, lattice: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
+        """Conventional cells; see `wyckoff.cell_of`."""
+        form = torch.einsum("bij,bj->bi", self.basis, lattice) + self.constant
+        a, b, c = form[:, :3].exp().unbind(-1)
+        zero = torch.zeros_like(a)
+        rows = [a, zero, zero, form[:, 3] * b, b, zero, form[:, 4] * c, form[:, 5] * c, c]
+        return torch.stack(rows, -1).view(-1, 3, 3)
+
+    def strains(self, cell: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 6 3 3"]:
+        """Symmetric strain per unit of each free lattice number: sym(L⁻¹ ∂L/∂p)."""
+        d = torch.zeros(len(cell), 6, 3, 3, device=cell.device, dtype=cell.dtype)  # ∂L by each entry of the form
+        for k in range(3):
+            d[:, k, k] = cell[:, k]
+        d[:, 3, 1, 0] = cell[:, 1, 1]
+        d[:, 4, 2, 0] = cell[:, 2, 2]
+        d[:, 5, 2, 1] = cell[:, 2, 2]
+        free = torch.einsum("bkj,bkxy->bjxy", self.basis, d)
+        strain = torch.linalg.solve_triangular(cell[:, None], free, upper=False)
+        return (strain + strain.transpose(-1, -2)) / 2
+
+    def first(self, u: Float[Tensor, "b o 3"]) -> Float[Tensor, "b o 3"]:
+        """First atom of each orbit."""
+        return torch.einsum("boij,boj->boi", self.directions, u) + self.offset
+
+    def projected(self, cell: Float[Tensor, "b 3 3"], vectors: Float[Tensor, "b o 3"]) -> Float[Tensor, "b o 3"]:
+        """The change of the free coordinates that comes nearest to a shift of each first atom by a Cartesian vector in Å."""
+        rows = self.directions.transpose(-1, -2) @ cell[:, None]  # Å per unit of each free coordinate
+        gram = rows @ rows.transpose(-1, -2)
+        unused = (rows.abs().sum(-1) == 0).float()
+        return torch.linalg.solve(gram + torch.diag_embed(unused), (rows @ vectors[..., None]).squeeze(-1))
+
+    def shifted(self, cell: Float[Tensor, "b 3 3"], change: Float[Tensor, "b o 3"]) -> Float[Tensor, "b o 3"]:
+        """Å by which a change of the free coordinates moves the first atoms."""
+        return torch.einsum("boij,boj->boi", self.directions, change) @ cell
+
+
+class Sites(nn.Module):
+    """û = u + projection of Σ_j φ_ij r̂_ij, p̂ = p + projection of Σ ψ_ij r̂_ij r̂_ijᵀ; preconditioned as EDM with c_skip = 1.
+
+    Args:
+        width_state: of the states given with each orbit. width: of its own. layers: rounds of messages.
+        neighbours: of each atom, the nearest ones; their weight falls to zero at the farthest, so that ties do not break symmetry.
+        sigma_data, strain_data: spread of what is left to know about a position (Å) and a lattice number.
+    """
+
+    def __init__(self, width_state: int, width: int, layers: int, neighbours: int, sigma_data: float = 0.7, strain_data: float = 0.1) -> None:
+        super().__init__()
+        self.neighbours, self.layers = neighbours, layers
+        self.sigma_data, self.strain_data = sigma_data, strain_data
+        self.channels = 16
+        self.inside = nn.Linear(width_state, width)
+        self.levels = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
+        self.fourier, self.radial = Fourier(16, 0.05, 1.0), RadialBasis(40, REACH)
+        self.ends = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(layers))
+        self.distance = nn.ModuleList(nn.Linear(40, width) for _ in range(layers))
+        self.angle = nn.ModuleList(nn.Linear(self.channels, width, bias=False) for _ in range(layers))
+        self.message = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.vector = nn.ModuleList(nn.Linear(width, self.channels, bias=False) for _ in range(layers))
+        self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.update = nn.ModuleList(
+            nn.Sequential(nn.Linear(2 * width + self.channels, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(layers)
+        )
+        self.push = nn.Linear(width, 2, bias=False)
+
+    def forward(
+        self,
+        frame: Frame,
+        u: Float[Tensor, "b o 3"],
+        lattice: Float[Tensor, "b 6"],
+        sigma: Float[Tensor, "b"],
+        strain: Float[Tensor, "b"],
+        state: Float[Tensor, "b o d"],
+    ) -> tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"]]:
+        """Estimates of the free coordinates and lattice numbers, their errors assumed `sigma` Å and `strain`."""
+        exact = torch.autocast(u.device.type, enabled=False)  # bf16 would round a coordinate to 0.02 Å
+        with exact:
+            cell = frame.cell(lattice)
+            edges = self._edges(frame, u, cell)
+        pushes = self._network(*edges, sigma, strain, state)
+        with exact:
+            vector, weight = edges[0], edges[3]
+            pushes = pushes.float() * weight[..., None]
+            shift = torch.einsum("bok,bokx->box", pushes[..., 0], vector)
+            share = frame.size / frame.size.sum(1, keepdim=True).clamp(min=1)
+            stress = torch.einsum("bo,bok,bokx,boky->bxy", share, pushes[..., 1], vector, vector)
+            scale = sigma * self.sigma_data * (sigma**2 + self.sigma_data**2).rsqrt()
+            moved = u + frame.projected(cell, scale[:, None, None] * shift)
+            strains = frame.strains(cell)
+            gram = torch.einsum("bixy,bjxy->bij", strains, strains)
+            unused = (gram.diagonal(dim1=-2, dim2=-1) == 0).float()
+            wanted = torch.einsum("bixy,bxy->bi", strains, stress)
+            change = torch.linalg.solve(gram + torch.diag_embed(unused), wanted)
+            scale = strain * self.strain_data * (strain**2 + self.strain_data**2).rsqrt()
+            return moved, lattice + scale[:, None] * change
+
+    def _edges(self, frame: Frame, u: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Vectors in Å, lengths, orbits and weights of the nearest atoms around each orbit's first one: (b o k …)."""
+        primitive = frame.primitive @ cell
+        to_primitive = torch.linalg.inv(frame.primitive)
+        first = frame.first(u)
+        own = first.gather(1, frame.owner[..., None].expand(-1, -1, 3))
+        atoms = torch.einsum("bnij,bnj->bni", frame.rotation, own) + frame.translation
+        apart = (atoms[:, None] - first[:, :, None]) @ to_primitive[:, None]
+        apart = apart - apart.round()
+        reach = torch.arange(-1, 2, device=u.device, dtype=u.dtype)
+        images = torch.cartesian_prod(reach, reach, reach)
+        vectors = (apart @ primitive[:, None])[:, :, :, None] + (images @ primitive)[:, None, None]
+        squares = vectors.square().sum(-1)
+        squares = squares.masked_fill(~frame.real[:, None, :, None] | (squares < 1e-6), torch.inf).flatten(2)
+        k = min(self.neighbours, squares.shape[-1])
+        nearest, index = squares.topk(k, dim=-1, largest=False)
+        vector = vectors.flatten(2, 3).gather(2, index[..., None].expand(-1, -1, -1, 3))
+        present = torch.isfinite(nearest)
+        length = torch.where(present, nearest, REACH**2).sqrt()
+        farthest = length.amax(-1, keepdim=True)
+        weight = (1 - (length / farthest).square()).square() * present
+        source = frame.owner[:, None].expand(-1, index.shape[1], -1).gather(2, index // len(images))
+        return vector / length[..., None], length, source, weight
+
+    def _network(
+        self, vector: Tensor, length: Tensor, source: Tensor, weight: Tensor, sigma: Tensor, strain: Tensor, state: Tensor
+    ) -> Float[Tensor, "b o k 2"]:
+        """What each neighbour adds to the shift of an atom and to the stress of the cell, of order one."""
+        b, o, k = length.shape
+        levels = torch.cat([self.fourier(sigma.log() / 4), self.fourier(strain.log() / 4)], -1)
+        h = self.inside(state) + self.levels(levels)[:, None]
+        radial = self.radial.rounded(length, h.dtype)
+        weight_, vector_ = weight.to(h.dtype)[..., None], vector.to(h.dtype)
+        seen: Tensor | None = None
+        pick = source.view(b, o * k, 1)
+        for i in range(self.layers):
+            n = self.norm[i](h).to(radial.dtype)
+            left, right = self.ends[i](n).chunk(2, -1)
+            m = left[:, :, None] + right.gather(1, pick.expand(-1, -1, right.shape[-1])).view(b, o, k, -1) + self.distance[i](radial)
+            if seen is not None:
+                m = m + self.angle[i](vector_ @ seen)
+            m = F.silu(self.message[i](F.silu(m)))
+            total = (m * weight_).sum(2)
+            parts = self.vector[i](m) * weight_
+            seen = vector_.transpose(-1, -2) @ parts  # b o 3 c
+            h = h + self.update[i](torch.cat([self.norm[i](h).to(total.dtype), 0.2 * total, seen.float().square().sum(2).to(total.dtype)], -1))
+        return self.push(m)
