@@ -257,6 +257,26 @@ def from_pymatgen(crystal: pymatgen.core.IStructure | pymatgen.core.IMolecule) -
     )
 
 
+def from_cif(text: str) -> Structure:
+    """The crystal of the first block of a CIF, in the cell it is written in.
+
+    Raises:
+        InputError: no crystal in it, or a site with several or partial occupants.
+    """
+    import warnings
+
+    from pymatgen.io.cif import CifParser
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pymatgen says what it corrected; a failure still raises
+            crystal = CifParser.from_str(text).parse_structures(primitive=False)[0]
+    except (ValueError, KeyError, IndexError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"cif: expected a crystal, got text that pymatgen cannot read ({reason}); correct it") from None
+    return from_pymatgen(crystal)
+
+
 def to_pymatgen(structure: Structure) -> pymatgen.core.Structure | pymatgen.core.Molecule:
     """A pymatgen Structure, or a Molecule when there is no cell. Bonds are not kept.
 

@@ -213,18 +213,9 @@ def _xyz_tags(comment: str) -> dict[str, Any]:
 
 
 def _read_cif(path: Path) -> Iterator[Row]:
-    import warnings
-
-    from pymatgen.io.cif import CifParser
-
-    def parse(block: str) -> Structure:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pymatgen says what it corrected; a failure still raises
-            return convert.from_pymatgen(CifParser.from_str(block).parse_structures(primitive=False)[0])
-
     blocks = re.split(r"^(?=data_)", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.IGNORECASE)
     for row, block in enumerate(block for block in blocks if block.lower().startswith("data_")):
-        yield row, _attempt(parse, block)  # one by one: pymatgen keeps only the last of several blocks with one name
+        yield row, _attempt(convert.from_cif, block)  # one by one: pymatgen keeps only the last of several blocks with one name
 
 
 def _read_poscar(path: Path) -> Iterator[Row]:
@@ -246,15 +237,26 @@ def _from_smiles(smiles: str, info: dict[str, object]) -> Structure:
 
 
 def _read_table(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)  # a CIF is longer than the limit Python sets
     with path.open(encoding="utf-8", newline="") as file:
         table = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         names = table.fieldnames or []
-        column = next((name for name in names if name.strip().lower() in ("smiles", "canonical_smiles", "smi")), None)
+        column = next((name for name in names if name.strip().lower() in ("smiles", "canonical_smiles", "smi", "cif", "structure")), None)
         if column is None:
-            raise InputError(f"{path.name}: expected a column named SMILES, got {', '.join(names[:8]) or 'none'}; rename the column")
+            raise InputError(f"{path.name}: expected a column named SMILES or cif, got {', '.join(names[:8]) or 'none'}; rename the column")
+        make = _from_crystal if column.strip().lower() in ("cif", "structure") else _from_smiles
         for row, line in enumerate(table):
             info = {key: _number(value) for key, value in line.items() if key not in (column, None) and isinstance(value, str)}
-            yield row, _attempt(_from_smiles, line[column] or "", info)
+            yield row, _attempt(make, line[column] or "", info)
+
+
+def _from_crystal(text: str, info: dict[str, object]) -> Structure:
+    """CIF text, or the JSON of a pymatgen Structure."""
+    if text.lstrip().startswith("{"):
+        from pymatgen.core import Structure as Crystal
+
+        return convert.from_pymatgen(Crystal.from_dict(json.loads(text))).replace(info=info)
+    return convert.from_cif(text).replace(info=info)
 
 
 def _read_json(path: Path) -> Iterator[Row]:

@@ -58,7 +58,7 @@ class File:
 
     Args:
         name: file name in the raw folder.
-        checksum: `sha256:…` or `md5:…`.
+        checksum: `sha256:…`, `md5:…` or `git:…` (name of the blob in a git repository).
         url: address of the original, or "".
         wheel: requirement of the PyPI package whose wheel it is, or "".
     """

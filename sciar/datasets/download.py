@@ -46,14 +46,17 @@ def get(file: File, folder: Path, progress: Progress | None = None) -> Path:
 
 
 def check(path: Path, checksum: str) -> None:
-    """Compare a file with its `sha256:…` or `md5:…`.
+    """Compare a file with its `sha256:…` or `md5:…`, or with its `git:…`, the name of its blob in a git repository.
 
     Raises:
         DataError: when they differ.
     """
     algorithm, _, expected = checksum.partition(":")
     with open(path, "rb") as file:
-        got = hashlib.file_digest(file, algorithm).hexdigest()
+        if algorithm == "git":
+            got = hashlib.sha1(b"blob %d\0" % path.stat().st_size + file.read(), usedforsecurity=False).hexdigest()
+        else:
+            got = hashlib.file_digest(file, algorithm).hexdigest()
     if got != expected:
         raise DataError(
             f"{path.name}: expected {algorithm} {expected}, got {got}; the file is damaged or another version: delete {path} and try again"

@@ -12,12 +12,14 @@ import numpy as np
 from sciar.bonds import perceive_bonds
 from sciar.convert import from_rdkit, to_rdkit
 from sciar.datasets import File, Info, Item, Progress, Rejected, Store, build, store_path
+from sciar.datasets.crystals import overlap
 from sciar.datasets.store import SPLITS
 from sciar.errors import DataError, InputError
 from sciar.files import iter_read
+from sciar.lattice import primitive
 from sciar.structure import Structure
 
-VERSION = "1"
+VERSION = "2"
 
 
 def load(path: Path, progress: Progress | None = None) -> Store:
@@ -45,7 +47,11 @@ def load(path: Path, progress: Progress | None = None) -> Store:
 
 
 def read(path: Path) -> Iterator[Item]:
-    """The records in order. A molecule with coordinates but without bonds gets those that its coordinates imply."""
+    """The records in order.
+
+    A molecule with coordinates but without bonds gets those that its coordinates imply; a crystal is given in the Niggli cell of
+    its primitive lattice.
+    """
     for row, found in iter_read(path):
         if isinstance(found, str):
             yield Rejected(row, f"not read: {found}")
@@ -58,8 +64,19 @@ def read(path: Path) -> Iterator[Item]:
                 yield marked.replace(info=_storable(found))
             except InputError as error:
                 yield Rejected(row, f"no bonds found: {error}")
+        elif found.cell is not None and found.positions is not None:
+            yield _crystal(row, found)
         else:
             yield found.replace(info=_storable(found))
+
+
+def _crystal(row: int, found: Structure) -> Structure | Rejected:
+    try:
+        crystal = primitive(found).replace(info=_storable(found))
+    except InputError as error:
+        return Rejected(row, f"no cell: {error}")
+    reason = overlap(crystal)
+    return Rejected(row, reason) if reason else crystal
 
 
 def _charge(structure: Structure) -> int:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sciar import datasets, files
-from sciar.convert import to_smiles
+from sciar import datasets, files, lattice
+from sciar.convert import to_pymatgen, to_smiles
 from sciar.errors import DataError, InputError
+from sciar.structure import Structure
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 
@@ -46,6 +47,31 @@ def test_sdf_and_xyz_in_a_folder(tmp_path: Path) -> None:
     assert [to_smiles(structure) for structure in store[15:]] == [to_smiles(structure) for structure in sample]
     assert [(item.row, item.reason.split(":")[0]) for item in report.rejected] == [(15, "not read"), (21, "no bonds found")]
     assert all(isinstance(structure.info["gap_eV"], float) for structure in store[:15])
+
+
+def test_crystals_of_every_format_in_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "crystals"
+    folder.mkdir()
+    salt = Structure(
+        np.array([11, 17]), np.array([[0, 0, 0], [2.82, 2.82, 2.82]]), np.array([[0, 2.82, 2.82], [2.82, 0, 2.82], [2.82, 2.82, 0]])
+    )
+    files.write(folder / "a.cif", [salt])
+    files.write(folder / "b.extxyz", [salt.with_info(gap_eV=5.0), salt.replace(positions=np.array([[0, 0, 0], [0.1, 0, 0]]))])
+    files.write(folder / "POSCAR.vasp", [salt])
+    text = (folder / "a.cif").read_text()
+    (folder / "c.cif").write_text(text.replace("  Cl1  1  0.5000000000  0.5000000000  0.5000000000  1", "  Cl1  1  0.5 0.5 0.5 0.7"))
+    assert "0.7" in (folder / "c.cif").read_text()
+    (folder / "d.cif").write_text("data_broken\n_cell_length_a 5\n")
+    (folder / "e.csv").write_text('id,cif,gap_eV\nx,"' + text.replace('"', '""') + '",5\ny,data_,1\n')
+    doubled = to_pymatgen(salt) * [2, 1, 1]
+    (folder / "f.cif").write_text(doubled.to(fmt="cif"))
+    store, report = datasets.prepare(folder)
+    assert len(store) == 5 and all(s.formula == "ClNa" and s.n_atoms == 2 for s in store)
+    assert all(np.allclose(lattice.parameters(s.cell)[3:], 60, atol=1e-4) for s in store)
+    reasons = [item.reason for item in report.rejected]
+    assert sorted(reason.split(":")[0] for reason in reasons) == ["not read", "not read", "not read", "overlapping sites"]
+    assert any("expected one element on each site, got Cl0.7 on site 1" in reason for reason in reasons)
+    assert any("d.cif: cif: expected a crystal, got text that pymatgen cannot read" in reason for reason in reasons)
 
 
 def test_nothing_usable(tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Unit cells: six numbers and back, the Niggli cell, primitive cells, symmetry at a tolerance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from sciar.errors import InputError
+from sciar.structure import Structure
+
+TOLERANCE = 0.1  # Å, of symmetry: what models draw is not exact, and DFT cells keep their space group up to here
+
+
+def parameters(cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "6"]:
+    """a, b, c in Å and α, β, γ in degrees of a cell whose rows are lattice vectors.
+
+    >>> parameters(np.diag([3.0, 4.0, 5.0])).tolist()
+    [3.0, 4.0, 5.0, 90.0, 90.0, 90.0]
+    """
+    lengths = np.linalg.norm(cell, axis=1)
+    cosines = [cell[i] @ cell[j] / max(lengths[i] * lengths[j], 1e-300) for i, j in ((1, 2), (0, 2), (0, 1))]
+    return np.concatenate([lengths, np.degrees(np.arccos(np.clip(cosines, -1, 1)))])
+
+
+def cell_of(parameters: Float[np.ndarray, "6"]) -> Float[np.ndarray, "3 3"]:
+    """The right-handed cell of a, b, c (Å), α, β, γ (degrees) with a along x and b in the xy plane.
+
+    Raises:
+        InputError: angles that no parallelepiped has.
+    """
+    a, b, c, *angles = np.asarray(parameters, dtype=np.float64).tolist()
+    cos_a, cos_b, cos_g = (0.0 if angle == 90 else float(np.cos(np.radians(angle))) for angle in angles)
+    sin_g = float(np.sqrt(1 - cos_g**2))
+    y = (cos_a - cos_b * cos_g) / sin_g if sin_g > 0 else np.nan
+    height = 1 - cos_b**2 - y**2
+    if not height > 0:
+        raise InputError(f"cell_of: expected angles of a cell, got {', '.join(f'{x:.6g}' for x in angles)}°; correct them")
+    return np.array([[a, 0, 0], [b * cos_g, b * sin_g, 0], [c * cos_b, c * y, c * np.sqrt(height)]])
+
+
+def fractional(structure: Structure) -> Float[np.ndarray, "n 3"]:
+    """Positions as fractions of the lattice vectors, wrapped into [0, 1).
+
+    Raises:
+        InputError: no cell or no positions.
+    """
+    if structure.cell is None or structure.positions is None:
+        raise InputError("fractional: expected a crystal with positions, got a structure without; give it a cell and positions")
+    fraction = np.linalg.solve(structure.cell.T, structure.positions.T).T % 1.0
+    return np.where(fraction >= 1.0, 0.0, fraction)  # -1e-17 % 1 is 1
+
+
+def placed(structure: Structure, cell: Float[np.ndarray, "3 3"], fraction: Float[np.ndarray, "n 3"]) -> Structure:
+    """The structure with another cell and its atoms at these fractions of it, wrapped."""
+    fraction = fraction % 1.0
+    return structure.replace(cell=cell, positions=np.where(fraction >= 1.0, 0.0, fraction) @ cell)
+
+
+def niggli(structure: Structure) -> Structure:
+    """The same crystal in its Niggli cell, a along x and b in the xy plane; atoms in the same order, wrapped, handedness kept.
+
+    Raises:
+        InputError: no cell, no positions, or a flat cell.
+
+    Source: Křivý & Gruber, Acta Cryst. A32 (1976) 297, as in moyopy.
+    """
+    import moyopy
+
+    fraction = fractional(structure)
+    assert structure.cell is not None
+    try:
+        reduced, _ = moyopy.niggli_reduce(structure.cell.tolist())
+    except ValueError as error:
+        raise InputError(f"niggli: expected a cell with a volume, got one that cannot be reduced ({error}); correct it") from None
+    positions = fraction @ structure.cell
+    return placed(structure, cell_of(parameters(np.array(reduced))), np.linalg.solve(np.array(reduced).T, positions.T).T)
+
+
+def symmetry(structure: Structure, tolerance: float = TOLERANCE) -> Any:
+    """moyopy's data set of the symmetry of a crystal; None where none can be found at this tolerance.
+
+    Args:
+        structure: a crystal.
+        tolerance: Å.
+    """
+    import moyopy
+
+    fraction = fractional(structure)
+    assert structure.cell is not None
+    cell = moyopy.Cell(structure.cell.tolist(), fraction.tolist(), structure.numbers.tolist())
+    try:
+        return moyopy.MoyoDataset(cell, symprec=tolerance)
+    except ValueError:  # atoms closer than the tolerance, or a search that does not settle
+        return None
+
+
+def space_group(structure: Structure, tolerance: float = TOLERANCE) -> int:
+    """International number of the space group at a tolerance in Å; 1 where nothing is found."""
+    found = symmetry(structure, tolerance)
+    return int(found.number) if found is not None else 1
+
+
+def symmetrized(structure: Structure, tolerance: float = TOLERANCE, conventional: bool = False) -> Structure:
+    """The crystal with lattice and positions made exact in the space group found; the structure itself where none is found.
+
+    Args:
+        structure: a crystal.
+        tolerance: Å.
+        conventional: the conventional cell; otherwise the primitive one.
+
+    Returns:
+        Structure of the standard cell (its atoms are not those of the input one by one); `info` is kept, `space_group` added.
+    """
+    found = symmetry(structure, tolerance)
+    if found is None:
+        return structure
+    cell = found.std_cell if conventional else found.prim_std_cell
+    basis = np.array(cell.basis)
+    bare = Structure(np.array(cell.numbers), info={**structure.info, "space_group": int(found.number)})
+    return placed(bare, basis, np.array(cell.positions))
+
+
+def primitive(structure: Structure, tolerance: float = 0.01) -> Structure:
+    """The Niggli cell of the primitive lattice; of a cell that is primitive at the tolerance in Å, the atoms stay in order."""
+    found = symmetry(structure, tolerance)
+    if found is not None and len(found.prim_std_cell.numbers) < structure.n_atoms:
+        cell = found.prim_std_cell
+        structure = placed(Structure(np.array(cell.numbers), info=structure.info), np.array(cell.basis), np.array(cell.positions))
+    return niggli(structure)
