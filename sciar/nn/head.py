@@ -113,11 +113,15 @@ class DiffusionHead(nn.Module):
         solver: str = "2m",
         temperature: float = 1.0,
         noise: Callable[[int], Tensor] | None = None,
+        used: Bool[Tensor, "*s k"] | None = None,
     ) -> Float[Tensor, "*s k"]:
-        """Draw x given z; `start` is standard normal, `temperature` scales every noise."""
-        state = self.condition(z)
+        """Draw x given z; `start` is standard normal, `temperature` scales every noise; numbers that are not `used` are 0."""
+        denoise = self.denoiser(self.condition(z))
         grid = self.process.grid(steps)
-        return solve(self.denoiser(state), temperature * grid[0] * start, grid, solver, noise, temperature)
+        if used is not None:
+            every, start = denoise, start * used
+            denoise = lambda x, sigma: every(x, sigma) * used  # noqa: E731
+        return solve(denoise, temperature * grid[0] * start, grid, solver, noise, temperature)
 
     def likelihood_bound(
         self, z: Float[Tensor, "*s d"], x: Float[Tensor, "*s k"], noise: Float[Tensor, "*s k"], levels: int = 8

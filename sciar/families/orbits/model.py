@@ -78,8 +78,17 @@ class Catalogue(nn.Module):
     start: Tensor
     letters: Tensor
     system: Tensor
+    copies: Tensor
+    primitive: Tensor
+    basis: Tensor
+    constant: Tensor
+    lengths: Tensor
     size: Tensor
     free: Tensor
+    directions: Tensor
+    offset: Tensor
+    rotation: Tensor
+    translation: Tensor
     facts: Tensor
 
     def __init__(self, width: int, max_atoms: int) -> None:
@@ -90,7 +99,7 @@ class Catalogue(nn.Module):
         sites = {name: k for k, name in enumerate(sorted({p.site for _, p in every}))}
         keep = lambda name, value: self.register_buffer(name, torch.as_tensor(np.asarray(value)), persistent=False)  # noqa: E731
         known = [0, *(len(g.positions) for g in groups)]
-        keep("start", np.cumsum([0, 0, *known[1:-1]]))
+        keep("start", [0, *(g.start for g in groups)])
         keep("letters", known)
         keep("system", [0, *(g.system for g in groups)])
         keep("copies", [1, *(g.copies for g in groups)])
@@ -118,7 +127,10 @@ class Catalogue(nn.Module):
 
     def vectors(self) -> Float[Tensor, "p d"]:
         """Every position's embedding: a sum over its group, letter, site symmetry, multiplicity, free coordinates and itself."""
-        return self.own.weight + sum(part(self.facts[:, k]) for k, part in enumerate(self.parts))
+        total: Tensor = self.own.weight
+        for k, part in enumerate(self.parts):
+            total = total + part(self.facts[:, k])
+        return total
 
     def of_group(self, number: Int[Tensor, "b"]) -> Int[Tensor, "b l"]:
         """Numbers of a group's positions, padded."""
@@ -173,6 +185,12 @@ class Words:
 
 class Model(AbstractModel):
     """See the module."""
+
+    tokenizer: Tokenizer
+    lattice_mean: Tensor
+    lattice_std: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, statistics: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -238,8 +256,10 @@ class Model(AbstractModel):
     def begin(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"]:
         """What the wanted properties add to the first token; nan = not asked for."""
         z = (properties - self.mean) / self.std
-        parts = [torch.where(v.isfinite()[:, None], part(self.fourier(v.nan_to_num())), 0.0) for part, v in zip(self.conditions, z.T, strict=True)]
-        return sum(parts) if parts else torch.zeros(len(properties), self.config.width, device=properties.device)  # type: ignore[return-value]
+        total = torch.zeros(len(properties), self.config.width, device=properties.device)
+        for part, v in zip(self.conditions, z.T, strict=True):
+            total = total + torch.where(v.isfinite()[:, None], part(self.fourier(v.nan_to_num())), 0.0)
+        return total
 
     def embedded(self, words: Words, begin: Float[Tensor, "b d"], table: Float[Tensor, "p d"]) -> Float[Tensor, "b t d"]:
         """Input of the transformer."""
@@ -247,7 +267,9 @@ class Model(AbstractModel):
         x = x + self.element(words.element) + self.next_element(words.next_element) + self.next_left(words.next_left)
         return x + (words.kind == 0)[..., None] * begin[:, None]
 
-    def states(self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "b 1 t k"], caches: Sequence[Cache] | None = None) -> Float[Tensor, "b t d"]:
+    def states(
+        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "b 1 t k"] | None, caches: Sequence[Cache] | None = None
+    ) -> Float[Tensor, "b t d"]:
         """The transformer; with caches only new tokens are given."""
         for i, block in enumerate(self.blocks):
             cache = None if caches is None else caches[i]
@@ -256,6 +278,17 @@ class Model(AbstractModel):
             else:
                 x = block(x, bias, cache=cache)
         return self.norm(x)
+
+    def _packed_states(self, x: Float[Tensor, "b t d"], real: Bool[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
+        """The transformer over the real tokens only, moved together: most of a padded batch is padding."""
+        length = real.sum(1)
+        most = -(-int(length.max()) // 4) * 4
+        order = (~real).byte().sort(dim=1, stable=True).indices[:, :most, None].expand(-1, -1, x.shape[-1])
+        index = torch.arange(order.shape[1], device=x.device)
+        sees = (index < length[:, None])[:, None] & (index <= index[:, None]) | (index == index[:, None])
+        bias = torch.zeros(sees.shape, device=x.device).masked_fill(~sees, -1e9)
+        packed = self.states(x.gather(1, order), bias[:, None])
+        return torch.zeros_like(x, dtype=packed.dtype).scatter(1, order, packed)
 
     def count_logits(self, state: Float[Tensor, "*s d"], element: Int[Tensor, "*s"]) -> Float[Tensor, "*s c"]:
         """How many atoms, given the element."""
@@ -275,25 +308,17 @@ class Model(AbstractModel):
             hidden = torch.rand(properties.shape, generator=generator, device=device) < self.config.condition_drop
             properties = properties.masked_fill(hidden, torch.nan)
         table = self.catalogue.vectors()
-        t = words.kind.shape[1]
-        sees = words.real[:, None] & torch.ones(t, t, dtype=torch.bool, device=device).tril()
-        sees = sees | torch.eye(t, dtype=torch.bool, device=device)
-        states = self.states(self.embedded(words, self.begin(properties), table), _bias(sees)[:, None])
+        states = self._packed_states(self.embedded(words, self.begin(properties), table), words.real)
         m, o = batch["elements"].shape[1], batch["owner"].shape[1]
         real, there = batch.masks["elements"], batch.masks["orbits"]
-        # a pair, or the end, is told by the token before it; padding stands between the last pair and the end
-        element = torch.where(real, batch["elements"], 0)
-        asked = torch.cat([torch.ones_like(real[:, :1]), real], 1)
-        answer = torch.cat([element, torch.zeros_like(element[:, :1])], 1)
-        nats = _nats(self.to_element(states[:, : m + 1]), answer, asked)
-        nats = nats + _nats(self.count_logits(states[:, :m], element), batch["counts"], real)
+        nats = self._pair_nats(states[:, : m + 1], batch["elements"], batch["counts"], real)
         nats_group = _nats(self.to_group(states[:, m + 1 : m + 2]), batch["group"], torch.ones_like(real[:, :1]))
         candidates = self.catalogue.of_group(number)
         logits = self.position_logits(states[:, m + 2 : m + 2 + o], table[candidates])
         allowed = self.allowed(candidates, batch["letters"], batch["owner"], words.next_left[:, m + 2 : m + 2 + o])
         nats_positions = _nats(logits.float().masked_fill(~allowed, -1e9), batch["letters"], there)
-        last = (words.real * torch.arange(t, device=device)).argmax(1)
-        summary = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[-1]))[:, 0]
+        last = (words.real * torch.arange(words.real.shape[1], device=device)).argmax(1)
+        summary = states[torch.arange(len(batch), device=device), last]
         lattice = batch["lattice"][:, 0]
         position = words.position[:, m + 3 :]
         error_lattice = self._lattice_loss(summary, number, lattice, batch, generator)
@@ -308,6 +333,27 @@ class Model(AbstractModel):
             "sites": error_sites,
             "cell": error_cell,
         }
+
+    def _pair_nats(
+        self, states: Float[Tensor, "b k d"], elements: Int[Tensor, "b m"], counts: Int[Tensor, "b m"], real: Bool[Tensor, "b m"]
+    ) -> Float[Tensor, "b"]:
+        """-ln p of compositions; each pair, or the end, is told by the token before it, and padding stands between the two."""
+        element = torch.where(real, elements, 0)
+        asked = torch.cat([torch.ones_like(real[:, :1]), real], 1)
+        nats = _nats(self.to_element(states), torch.cat([element, torch.zeros_like(element[:, :1])], 1), asked)
+        return nats + _nats(self.count_logits(states[:, :-1], element), counts, real)
+
+    def composition_nats(self, elements: Int[Tensor, "b m"], counts: Int[Tensor, "b m"], real: Bool[Tensor, "b m"]) -> Float[Tensor, "b"]:
+        """-ln p of whole compositions, nothing else given."""
+        zero = torch.zeros_like(elements[:, :1])
+        none = torch.zeros_like(elements)
+        row = lambda first, rest: torch.cat([first, rest], 1)  # noqa: E731
+        kind = row(zero, none + 1)
+        nothing, nowhere = 0 * kind, 0 * kind + self.catalogue.count
+        words = Words(kind, row(zero, elements), row(zero, counts), nothing, nowhere, nothing, nothing, row(zero == 0, real))
+        begin = self.begin(torch.full((len(elements), len(self.conditions)), torch.nan, device=elements.device))
+        states = self._packed_states(self.embedded(words, begin, self.catalogue.vectors()), words.real)
+        return self._pair_nats(states, elements, counts, real)
 
     def allowed(
         self, candidates: Int[Tensor, "b l"], letters: Int[Tensor, "b o"], owner: Int[Tensor, "b o"], left: Int[Tensor, "b o"]
@@ -325,7 +371,9 @@ class Model(AbstractModel):
 
     # --- numbers ---
 
-    def scaled(self, lattice: Float[Tensor, "b 6"], number: Int[Tensor, "b"], atoms: Int[Tensor, "b"], back: bool = False) -> Float[Tensor, "b 6"]:
+    def scaled(
+        self, lattice: Float[Tensor, "b 6"], number: Int[Tensor, "b"], atoms: Int[Tensor, "b"], back: bool = False
+    ) -> Float[Tensor, "b 6"]:
         """Lattice numbers as the head sees them: of a cell of one atom per Å³, standardised in each crystal system; or back."""
         c = self.catalogue
         system = c.system[number]
@@ -338,7 +386,9 @@ class Model(AbstractModel):
         used = (self.catalogue.basis[self.catalogue.system[number]] != 0).any(1)
         return self.lattice_head.loss(summary, target, self.config.draws, generator, used).mean()
 
-    def orbit_states(self, summary: Float[Tensor, "b d"], element: Int[Tensor, "b o"], table: Tensor, position: Int[Tensor, "b o"]) -> Tensor:
+    def orbit_states(
+        self, summary: Float[Tensor, "b d"], element: Int[Tensor, "b o"], table: Tensor, position: Int[Tensor, "b o"]
+    ) -> Tensor:
         """What the denoiser is told of each orbit."""
         return self.orbit_element(element) + table[position] + self.whole(summary)[:, None]
 
@@ -374,10 +424,6 @@ class Model(AbstractModel):
         from sciar.families.orbits.sample import sample
 
         return sample(self, prompts, keys, batch_size, **options)
-
-
-def _bias(sees: Bool[Tensor, "b t k"]) -> Float[Tensor, "b t k"]:
-    return torch.zeros(sees.shape, device=sees.device).masked_fill(~sees, -1e9)
 
 
 def _nats(logits: Float[Tensor, "b t c"], answer: Int[Tensor, "b t"], asked: Bool[Tensor, "b t"]) -> Float[Tensor, "b"]:

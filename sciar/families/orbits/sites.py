@@ -89,7 +89,9 @@ class Sites(nn.Module):
         sigma_data, strain_data: spread of what is left to know about a position (Å) and a lattice number.
     """
 
-    def __init__(self, width_state: int, width: int, layers: int, neighbours: int, sigma_data: float = 0.7, strain_data: float = 0.1) -> None:
+    def __init__(
+        self, width_state: int, width: int, layers: int, neighbours: int, sigma_data: float = 0.7, strain_data: float = 0.1
+    ) -> None:
         super().__init__()
         self.neighbours, self.layers = neighbours, layers
         self.sigma_data, self.strain_data = sigma_data, strain_data
@@ -99,12 +101,13 @@ class Sites(nn.Module):
         self.fourier, self.radial = Fourier(16, 0.05, 1.0), RadialBasis(40, REACH)
         self.ends = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(layers))
         self.distance = nn.ModuleList(nn.Linear(40, width) for _ in range(layers))
-        self.angle = nn.ModuleList(nn.Linear(self.channels, width, bias=False) for _ in range(layers))
+        self.angle = nn.ModuleList(nn.Linear(self.channels, width, bias=False) for _ in range(layers - 1))
         self.message = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
-        self.vector = nn.ModuleList(nn.Linear(width, self.channels, bias=False) for _ in range(layers))
+        self.vector = nn.ModuleList(nn.Linear(width, self.channels, bias=False) for _ in range(layers - 1))
         self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
         self.update = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * width + self.channels, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(layers)
+            nn.Sequential(nn.Linear(2 * width + self.channels, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+            for _ in range(layers - 1)
         )
         self.push = nn.Linear(width, 2, bias=False)
 
@@ -122,7 +125,7 @@ class Sites(nn.Module):
         with exact:
             cell = frame.cell(lattice)
             edges = self._edges(frame, u, cell)
-        pushes = self._network(*edges, sigma, strain, state)
+        pushes = self._network(frame, *edges, sigma, strain, state)
         with exact:
             vector, weight = edges[0], edges[3]
             pushes = pushes.float() * weight[..., None]
@@ -164,25 +167,36 @@ class Sites(nn.Module):
         return vector / length[..., None], length, source, weight
 
     def _network(
-        self, vector: Tensor, length: Tensor, source: Tensor, weight: Tensor, sigma: Tensor, strain: Tensor, state: Tensor
+        self,
+        frame: Frame,
+        vector: Tensor,
+        length: Tensor,
+        source: Tensor,
+        weight: Tensor,
+        sigma: Tensor,
+        strain: Tensor,
+        state: Tensor,
     ) -> Float[Tensor, "b o k 2"]:
         """What each neighbour adds to the shift of an atom and to the stress of the cell, of order one."""
         b, o, k = length.shape
-        levels = torch.cat([self.fourier(sigma.log() / 4), self.fourier(strain.log() / 4)], -1)
-        h = self.inside(state) + self.levels(levels)[:, None]
-        radial = self.radial.rounded(length, h.dtype)
-        weight_, vector_ = weight.to(h.dtype)[..., None], vector.to(h.dtype)
-        seen: Tensor | None = None
-        pick = source.view(b, o * k, 1)
+        levels = self.levels(torch.cat([self.fourier(sigma.log() / 4), self.fourier(strain.log() / 4)], -1))
+        there = (frame.size > 0).flatten().nonzero()[:, 0]  # half of a padded batch is padding
+        row = torch.zeros(b * o, dtype=torch.long, device=there.device)
+        row[there] = torch.arange(len(there), device=there.device)
+        pick = row[(source + o * torch.arange(b, device=there.device)[:, None, None]).view(b * o, k)[there]].flatten()
+        h = self.inside(state.flatten(0, 1)[there]) + levels[there // o]
+        radial = self.radial.rounded(length.view(b * o, k)[there], h.dtype)
+        weight, vector = weight.view(b * o, k, 1)[there].to(h.dtype), vector.view(b * o, k, 3)[there].to(h.dtype)
         for i in range(self.layers):
-            n = self.norm[i](h).to(radial.dtype)
-            left, right = self.ends[i](n).chunk(2, -1)
-            m = left[:, :, None] + right.gather(1, pick.expand(-1, -1, right.shape[-1])).view(b, o, k, -1) + self.distance[i](radial)
-            if seen is not None:
-                m = m + self.angle[i](vector_ @ seen)
+            left, right = self.ends[i](self.norm[i](h)).chunk(2, -1)
+            m = left[:, None] + right.index_select(0, pick).view(-1, k, right.shape[-1]) + self.distance[i](radial)
+            if i:
+                m = m + self.angle[i - 1](vector @ seen)
             m = F.silu(self.message[i](F.silu(m)))
-            total = (m * weight_).sum(2)
-            parts = self.vector[i](m) * weight_
-            seen = vector_.transpose(-1, -2) @ parts  # b o 3 c
-            h = h + self.update[i](torch.cat([self.norm[i](h).to(total.dtype), 0.2 * total, seen.float().square().sum(2).to(total.dtype)], -1))
-        return self.push(m)
+            if i + 1 < self.layers:
+                seen = vector.transpose(-1, -2) @ (self.vector[i](m) * weight)  # rows 3 c
+                total = torch.cat([0.2 * (m * weight).sum(1), seen.square().sum(1)], -1)
+                h = h + self.update[i](torch.cat([self.norm[i](h).to(total.dtype), total], -1))
+        answer = torch.zeros(b * o, k, 2, device=h.device, dtype=m.dtype)
+        answer[there] = self.push(m)
+        return answer.view(b, o, k, 2)

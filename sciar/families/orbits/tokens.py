@@ -36,7 +36,9 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "properties", tuple(self.properties))
         if not 0 < self.max_atoms < 256 or self.max_elements < 1:
-            raise InputError(f"TokenizerConfig: expected max_atoms 1 to 255 and max_elements ≥ 1, got {self.max_atoms}, {self.max_elements}")
+            raise InputError(
+                f"TokenizerConfig: expected max_atoms 1 to 255 and max_elements ≥ 1, got {self.max_atoms}, {self.max_elements}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,7 +119,9 @@ class Tokenizer(AbstractTokenizer):
             )
         info = structure.info
         values = [[float(info.get(name, np.nan)) for name in self.config.properties]]  # type: ignore[arg-type]
-        return Tokens(elements, counts, np.array([orbits.group]), orbits.lattice[None], np.array(values), owner, orbits.letters, orbits.free)
+        return Tokens(
+            elements, counts, np.array([orbits.group]), orbits.lattice[None], np.array(values), owner, orbits.letters, orbits.free
+        )
 
     def decode(self, tokens: Tokens) -> Structure:
         """The primitive cell; total."""
@@ -131,5 +135,6 @@ class Tokenizer(AbstractTokenizer):
         if (tokens.letters >= known).any() or (tokens.owner >= len(tokens.elements)).any():
             return nothing.with_info(failure=f"positions: expected those of space group {number}, got another")
         numbers = np.asarray(tokens.elements)[tokens.owner].astype(int)
-        orbits = Orbits(number, np.float64(tokens.lattice[0]), numbers, np.asarray(tokens.letters), np.float64(tokens.free))
+        lattice, free = (np.asarray(part, dtype=np.float64) for part in (tokens.lattice[0], tokens.free))
+        orbits = Orbits(number, lattice, numbers, np.asarray(tokens.letters), free)
         return structure_of(orbits)

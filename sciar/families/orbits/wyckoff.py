@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from sciar.errors import InputError
 from sciar.structure import Structure
 
 SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "hexagonal", "cubic")  # trigonal: hexagonal axes
@@ -68,12 +67,18 @@ class Position:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """A space group: its number 1..230, crystal system (index of SYSTEMS), primitive vectors and positions by letter."""
+    """A space group.
+
+    Args:
+        number: 1..230. system: index of SYSTEMS. primitive: rows are primitive vectors in units of the conventional ones.
+        positions: by letter. start: number of the first one among the positions of all groups.
+    """
 
     number: int
     system: int
     primitive: Float[np.ndarray, "3 3"]
     positions: tuple[Position, ...]
+    start: int
 
     @property
     def copies(self) -> int:
@@ -120,6 +125,7 @@ def group(number: int) -> Group:
         system_of(number),
         primitive,
         tuple(_position(letter, site, text, rotations, translations, primitive) for letter, site, text in rows),
+        sum(len(_table()[str(other)]) for other in range(1, number)),
     )
 
 
@@ -195,14 +201,11 @@ def lattice_of(system: int, cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray,
 
 
 def orbits_of(structure: Structure, symmetric: bool = True) -> Orbits:
-    """The symmetry of a crystal, found within 0.1 Å; of its equivalent descriptions the one with the earliest letters.
+    """The symmetry of a crystal, found within 0.1 Å or less; of its equivalent descriptions the one with the earliest letters.
 
     Args:
         structure: with a cell.
         symmetric: False leaves out all symmetry but translations: group 1 and one orbit per atom.
-
-    Raises:
-        InputError: moyo finds no symmetry, not even the identity.
     """
     import moyopy
 
@@ -213,12 +216,12 @@ def orbits_of(structure: Structure, symmetric: bool = True) -> Orbits:
     cell = moyopy.Cell(basis=structure.cell.tolist(), positions=fractions.tolist(), numbers=structure.numbers.tolist())
     for tolerance in TOLERANCES:
         try:
-            found = moyopy.MoyoDataset(cell, symprec=tolerance)
-        except ValueError:
+            orbits = _read(moyopy.MoyoDataset(cell, symprec=tolerance))
+        except ValueError:  # moyo's way to say that this tolerance is too large
             continue
-        if (orbits := _read(found)) is not None:
+        if orbits is not None:
             return orbits
-    raise InputError(f"crystal {structure.formula}: expected a cell whose symmetry can be found, got none at 0.1 Å or less; check it for overlaps")
+    return _plain(structure)
 
 
 def _read(found: object) -> Orbits | None:
