@@ -2,7 +2,7 @@
 
     python data/make_samples.py
 
-needs the data sets `qm9` and `molecules3d` (see data/README.md).
+needs the data sets `qm9`, `molecules3d` and `mp20` (see data/README.md).
 """
 
 from __future__ import annotations
@@ -65,4 +65,5 @@ if __name__ == "__main__":
     qm9 = spread(datasets.load("qm9"), first=20, others=220)
     write_store("qm9", qm9)
     write_store("molecules3d", pairs(datasets.load("molecules3d", partial=True), 48))
+    write_store("mp20", spread(datasets.load("mp20", "validation"), first=0, others=120))
     write_files(qm9[-15:])

@@ -171,7 +171,8 @@ def prepare(source: str | Path, progress: Progress | None = None) -> tuple[Store
 
 
 def samples(name: str) -> list[Structure]:
-    """A few real records that come with the package: `qm9` (240 molecules) or `molecules3d` (48 molecules, 2 conformers each).
+    """A few real records that come with the package: `qm9` (240 molecules), `molecules3d` (48 molecules, 2 conformers
+    each) or `mp20` (120 crystals).
 
     Raises:
         DataError: when there are none of this name.

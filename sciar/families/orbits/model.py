@@ -268,18 +268,24 @@ class Model(AbstractModel):
         return x + (words.kind == 0)[..., None] * begin[:, None]
 
     def states(
-        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "b 1 t k"] | None, caches: Sequence[Cache] | None = None
+        self,
+        x: Float[Tensor, "b t d"],
+        bias: Float[Tensor, "b 1 t k"] | None,
+        caches: Sequence[Cache] | None = None,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """The transformer; with caches only new tokens are given."""
+        """The transformer; with caches only new tokens are given. In training residual branches are dropped here and there."""
+        kept = 1 - self.config.dropout * self.training
         for i, block in enumerate(self.blocks):
-            cache = None if caches is None else caches[i]
-            if self.training and self.config.dropout:
-                x = x + F.dropout(block(x, bias, cache=cache) - x, self.config.dropout)
-            else:
-                x = block(x, bias, cache=cache)
+            y = block(x, bias, cache=None if caches is None else caches[i])
+            if kept < 1:
+                y = x + (y - x) * (torch.rand(x.shape, generator=generator, device=x.device) < kept) / kept
+            x = y
         return self.norm(x)
 
-    def _packed_states(self, x: Float[Tensor, "b t d"], real: Bool[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
+    def _packed_states(
+        self, x: Float[Tensor, "b t d"], real: Bool[Tensor, "b t"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b t d"]:
         """The transformer over the real tokens only, moved together: most of a padded batch is padding."""
         length = real.sum(1)
         most = -(-int(length.max()) // 4) * 4
@@ -287,7 +293,7 @@ class Model(AbstractModel):
         index = torch.arange(order.shape[1], device=x.device)
         sees = (index < length[:, None])[:, None] & (index <= index[:, None]) | (index == index[:, None])
         bias = torch.zeros(sees.shape, device=x.device).masked_fill(~sees, -1e9)
-        packed = self.states(x.gather(1, order), bias[:, None])
+        packed = self.states(x.gather(1, order), bias[:, None], generator=generator)
         return torch.zeros_like(x, dtype=packed.dtype).scatter(1, order, packed)
 
     def count_logits(self, state: Float[Tensor, "*s d"], element: Int[Tensor, "*s"]) -> Float[Tensor, "*s c"]:
@@ -308,7 +314,7 @@ class Model(AbstractModel):
             hidden = torch.rand(properties.shape, generator=generator, device=device) < self.config.condition_drop
             properties = properties.masked_fill(hidden, torch.nan)
         table = self.catalogue.vectors()
-        states = self._packed_states(self.embedded(words, self.begin(properties), table), words.real)
+        states = self._packed_states(self.embedded(words, self.begin(properties), table), words.real, generator)
         m, o = batch["elements"].shape[1], batch["owner"].shape[1]
         real, there = batch.masks["elements"], batch.masks["orbits"]
         nats = self._pair_nats(states[:, : m + 1], batch["elements"], batch["counts"], real)

@@ -187,6 +187,7 @@ class Sites(nn.Module):
         h = self.inside(state.flatten(0, 1)[there]) + levels[there // o]
         radial = self.radial.rounded(length.view(b * o, k)[there], h.dtype)
         weight, vector = weight.view(b * o, k, 1)[there].to(h.dtype), vector.view(b * o, k, 3)[there].to(h.dtype)
+        seen = torch.zeros(0)
         for i in range(self.layers):
             left, right = self.ends[i](self.norm[i](h)).chunk(2, -1)
             m = left[:, None] + right.index_select(0, pick).view(-1, k, right.shape[-1]) + self.distance[i](radial)

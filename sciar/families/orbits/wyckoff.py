@@ -8,10 +8,12 @@ atoms. The cell that is stored and drawn is the primitive one. Positions of all 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -118,20 +120,20 @@ def group(number: int) -> Group:
     rotations = np.array(operations.rotations, dtype=np.int64)
     translations = np.array(operations.translations, dtype=float)
     centring = translations[(rotations == np.eye(3, dtype=int)).all((1, 2))]
-    primitive = next(m for m in map(np.array, _CENTRINGS.values()) if _spans(m, centring))
-    rows = [(letter, *entry) for letter, entry in _table()[str(number)].items()]
+    primitive = next(m for rows in _CENTRINGS.values() if _spans(m := np.array(rows, dtype=float), centring))
+    table = _table()[str(number)].items()
     return Group(
         number,
         system_of(number),
         primitive,
-        tuple(_position(letter, site, text, rotations, translations, primitive) for letter, site, text in rows),
+        tuple(_position(letter, site, text, rotations, translations, primitive) for letter, (site, text) in table),
         sum(len(_table()[str(other)]) for other in range(1, number)),
     )
 
 
 @cache
-def _table() -> dict[str, dict[str, tuple[str, str]]]:
-    table: dict[str, dict[str, tuple[str, str]]] = json.loads((Path(__file__).parent / "wyckoff.json").read_text())
+def _table() -> dict[str, dict[str, list[str]]]:
+    table: dict[str, dict[str, list[str]]] = json.loads((Path(__file__).parent / "wyckoff.json").read_text())
     return table
 
 
@@ -212,6 +214,7 @@ def orbits_of(structure: Structure, symmetric: bool = True) -> Orbits:
     assert structure.cell is not None and structure.positions is not None
     if not symmetric:
         return _plain(structure)
+    logging.getLogger("moyo").setLevel(logging.ERROR)  # it warns that a cell that is not primitive has more symmetry than it lists
     fractions = structure.positions @ np.linalg.inv(structure.cell)
     cell = moyopy.Cell(basis=structure.cell.tolist(), positions=fractions.tolist(), numbers=structure.numbers.tolist())
     for tolerance in TOLERANCES:
@@ -224,13 +227,13 @@ def orbits_of(structure: Structure, symmetric: bool = True) -> Orbits:
     return _plain(structure)
 
 
-def _read(found: object) -> Orbits | None:
+def _read(found: Any) -> Orbits | None:
     """Orbits of a moyo data set; None where an atom is on none of the positions it is said to be on."""
-    standard = found.std_cell  # type: ignore[attr-defined]
+    standard = found.std_cell
     numbers, positions = np.array(standard.numbers), np.array(standard.positions)
-    number, basis = found.number, np.array(standard.basis)  # type: ignore[attr-defined]
-    choices = []
-    for change, wyckoffs in found.normalizer_wyckoff_positions(preserve_chirality=True).coset_representatives:  # type: ignore[attr-defined]
+    number, basis = found.number, np.array(standard.basis)
+    choices: list[tuple[list[tuple[int, int]], int, Any, np.ndarray]] = []
+    for change, wyckoffs in found.normalizer_wyckoff_positions(preserve_chirality=True).coset_representatives:
         letters = np.array([LETTERS.index(w.letter) for w in wyckoffs])
         choices.append((sorted(zip(numbers.tolist(), letters.tolist(), strict=True)), len(choices), change, letters))
     for _, _, change, letters in sorted(choices, key=lambda choice: choice[:2]):
@@ -253,7 +256,7 @@ def _assigned(number: int, basis: np.ndarray, numbers: np.ndarray, letters: np.n
             points = [u for x in left if (u := _coordinates(position, x)) is not None]
             if not points:
                 return None
-            u = min(points, key=lambda point: tuple(np.round(point, 3)))
+            u = min(points, key=lambda point: np.round(point, 3).tolist())
             images = position.atoms(u)
             apart = (left[:, None] - images) @ to_primitive
             near = (np.abs(apart - apart.round()) < 0.01).all(-1)
@@ -286,8 +289,8 @@ def _coordinates(position: Position, x: np.ndarray) -> np.ndarray | None:
 def _plain(structure: Structure) -> Orbits:
     import moyopy
 
-    cell, change = moyopy.niggli_reduce(structure.cell.tolist())  # type: ignore[union-attr]
-    fractions = structure.positions @ np.linalg.inv(np.array(cell))  # type: ignore[operator]
+    cell, _ = moyopy.niggli_reduce(structure.cell.tolist())  # type: ignore[union-attr]
+    fractions = structure.positions @ np.linalg.inv(np.array(cell))
     order = np.argsort(structure.numbers, kind="stable")
     letters = np.zeros(structure.n_atoms, dtype=int)
     return Orbits(1, lattice_of(0, np.array(cell)), structure.numbers[order], letters, fractions[order] % 1)

@@ -1,0 +1,376 @@
+"""Crystals as symmetry: tables, tokens, constraints, the denoiser's symmetry, the sampler's laws, one training on real crystals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sciar.batch import collate
+from sciar.convert import to_pymatgen
+from sciar.errors import InputError
+from sciar.families import orbits
+from sciar.families.orbits.constraints import fits, wish_of
+from sciar.families.orbits.tokens import Tokenizer, TokenizerConfig, Tokens
+from sciar.families.orbits.wyckoff import FREE, LETTERS, cell_of, group, lattice_of, orbits_of, structure_of
+from sciar.prompt import Prompt
+from sciar.structure import Structure
+from sciar.testing import check_model, check_saved
+
+SMALL = orbits.ModelConfig(width=32, layers=2, heads=2, head_width=32, head_depth=1, sites_width=32, sites_layers=2, neighbours=12, draws=2)
+
+
+def crystal(cell: np.ndarray | float, atoms: dict[int, list[list[float]]]) -> Structure:
+    """A crystal of fractional positions by atomic number."""
+    cell = np.eye(3) * cell if np.isscalar(cell) else np.asarray(cell, dtype=float)
+    numbers = [z for z, rows in atoms.items() for _ in rows]
+    return Structure(np.array(numbers), positions=np.concatenate([np.array(rows) for rows in atoms.values()]) @ cell, cell=cell)
+
+
+FCC = np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+ROCKSALT = crystal(5.64 * FCC, {11: [[0, 0, 0]], 17: [[0.5, 0.5, 0.5]]})
+PEROVSKITE = crystal(4.0, {56: [[0, 0, 0]], 22: [[0.5, 0.5, 0.5]], 8: [[0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]})
+U = 0.305
+RUTILE = crystal(
+    np.diag([4.6, 4.6, 2.96]),
+    {22: [[0, 0, 0], [0.5, 0.5, 0.5]], 8: [[U, U, 0], [1 - U, 1 - U, 0], [0.5 + U, 0.5 - U, 0.5], [0.5 - U, 0.5 + U, 0.5]]},
+)
+WURTZITE = crystal(
+    np.array([[3.25, 0, 0], [-1.625, 1.625 * 3**0.5, 0], [0, 0, 5.2]]),
+    {30: [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0.5]], 8: [[1 / 3, 2 / 3, 0.38], [2 / 3, 1 / 3, 0.88]]},
+)
+SKEW = crystal(
+    np.array([[4.1, 0, 0], [0.9, 5.3, 0], [1.1, -0.7, 6.2]]), {3: [[0.1, 0.2, 0.3]], 9: [[0.62, 0.71, 0.83]], 8: [[0.3, 0.9, 0.55]]}
+)
+KNOWN = {
+    "rock salt": (ROCKSALT, 225),
+    "perovskite": (PEROVSKITE, 221),
+    "rutile": (RUTILE, 136),
+    "wurtzite": (WURTZITE, 186),
+    "skew": (SKEW, 1),
+}
+
+
+def same(a: Structure, b: Structure, rms: float = 0.01) -> bool:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    found = StructureMatcher().get_rms_dist(to_pymatgen(a), to_pymatgen(b))
+    return found is not None and found[0] < rms
+
+
+# --- tables ---
+
+
+def test_positions_are_those_of_the_tables() -> None:
+    """International Tables: 1,731 positions in all; the last letter is the general position of every operation."""
+    assert sum(len(group(g).positions) for g in range(1, 231)) == 1731
+    conventional = {
+        (225, "a"): 4,
+        (225, "l"): 192,
+        (227, "a"): 8,
+        (227, "e"): 32,
+        (166, "h"): 18,
+        (62, "c"): 4,
+        (230, "c"): 24,
+        (194, "f"): 4,
+    }
+    for (number, letter), multiplicity in conventional.items():
+        space = group(number)
+        assert space.positions[LETTERS.index(letter)].multiplicity * space.copies == multiplicity
+    for number in range(1, 231):
+        space = group(number)
+        assert space.positions[-1].free == 3
+        assert all(p.multiplicity <= space.positions[-1].multiplicity for p in space.positions)
+        assert [p.letter for p in space.positions] == list(range(len(space.positions)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 230), st.integers(0, 26), st.lists(st.floats(0.05, 0.45), min_size=3, max_size=3))
+def test_an_orbit_is_closed_under_its_group(number: int, letter: int, u: list[float]) -> None:
+    """Every operation of the group takes atoms of an orbit to atoms of it, up to whole primitive cells."""
+    import moyopy
+
+    space = group(number)
+    position = space.positions[letter % len(space.positions)]
+    atoms = position.atoms(np.array(u) * [1, 1.37, 0.71])
+    operations = moyopy.operations_from_number(number)
+    images = np.einsum("kij,nj->kni", operations.rotations, atoms) + np.array(operations.translations)[:, None]
+    apart = (images[:, :, None] - atoms) @ np.linalg.inv(space.primitive)
+    assert (np.abs(apart - apart.round()) < 1e-6).all(-1).any(-1).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 5), st.lists(st.floats(-1, 2), min_size=6, max_size=6))
+def test_free_numbers_spell_a_cell_and_come_back(system: int, values: list[float]) -> None:
+    lattice = np.array(values) * (np.arange(6) < FREE[system])
+    cell = cell_of(system, lattice)
+    assert np.linalg.det(cell) > 0
+    assert np.allclose(lattice_of(system, cell), lattice, atol=1e-8)
+
+
+# --- tokens ---
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_textbook_crystals(name: str) -> None:
+    structure, number = KNOWN[name]
+    found = orbits_of(structure)
+    assert found.group == number
+    back = structure_of(found)
+    assert back.n_atoms == structure.n_atoms and same(structure, back)
+    assert abs(np.linalg.det(back.cell)) == pytest.approx(abs(np.linalg.det(structure.cell)), rel=1e-6)
+
+
+def test_the_same_words_for_any_cell_origin_and_order() -> None:
+    """Rutile from another corner, in a doubled cell, turned and shuffled."""
+    rng = np.random.default_rng(0)
+    tokenizer = Tokenizer(TokenizerConfig())
+    wanted = tokenizer.encode(RUTILE)
+    fractions = RUTILE.positions @ np.linalg.inv(RUTILE.cell)
+    moved = (fractions + [0.2, 0.37, 0.11]) % 1
+    double = np.diag([1, 1, 2])
+    cell = double @ RUTILE.cell
+    atoms = np.concatenate([moved, moved + [0, 0, 1]]) @ RUTILE.cell
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    turn = turn * np.sign(np.linalg.det(turn))
+    other = Structure(np.tile(RUTILE.numbers, 2), positions=atoms, cell=cell).rotated(turn).permuted(rng.permutation(12))
+    found = tokenizer.encode(other)
+    for field in ("elements", "counts", "group", "owner", "letters"):
+        assert np.array_equal(getattr(found, field), getattr(wanted, field)), field
+    assert np.allclose(found.lattice, wanted.lattice, atol=1e-5) and same(tokenizer.decode(found), RUTILE)
+
+
+def test_without_symmetry_every_atom_is_an_orbit() -> None:
+    tokenizer = Tokenizer(TokenizerConfig(symmetric=False))
+    tokens = tokenizer.encode(RUTILE)
+    assert tokens.group[0] == 1 and len(tokens.letters) == 6 and same(tokenizer.decode(tokens), RUTILE, 1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 255), st.lists(st.integers(0, 255), min_size=1, max_size=4), st.floats(-20, 20, width=32), st.booleans())
+def test_decode_is_total(number: int, letters: list[int], value: float, broken: bool) -> None:
+    n = len(letters)
+    tokens = Tokens(
+        elements=np.array([8]),
+        counts=np.array([n]),
+        group=np.array([number]),
+        lattice=np.full((1, 6), np.nan if broken else value),
+        properties=np.zeros((1, 0)),
+        owner=np.zeros(n, dtype=int),
+        letters=np.array(letters),
+        free=np.zeros((n, 3)),
+    )
+    structure = Tokenizer(TokenizerConfig()).decode(tokens)
+    assert structure.n_atoms or "failure" in structure.info
+
+
+def test_what_it_cannot_hold_is_refused() -> None:
+    tokenizer = Tokenizer(TokenizerConfig(max_atoms=4))
+    for structure, word in (
+        (RUTILE, "at most 4"),
+        (RUTILE.replace(cell=None), "cell"),
+        (RUTILE.replace(numbers=np.zeros(6, int)), "element"),
+    ):
+        with pytest.raises(InputError, match=word):
+            tokenizer.encode(structure)
+    with pytest.raises(InputError, match="max_atoms"):
+        TokenizerConfig(max_atoms=0)
+
+
+# --- constraints ---
+
+
+def _brute(number: int, lacking: tuple[int, ...]) -> bool:
+    """All ways to fill elements one after the other, by enumeration."""
+    positions = group(number).positions
+
+    def ways(need: int, free_letters: tuple[int, ...]) -> list[tuple[int, ...]]:
+        if need == 0:
+            return [()]
+        found = []
+        for k, letter in enumerate(free_letters):
+            size = positions[letter].multiplicity
+            if size <= need:
+                found += [(letter, *rest) for rest in ways(need - size, free_letters[k if positions[letter].free else k + 1 :])]
+        return found
+
+    def fill(counts: tuple[int, ...], used: frozenset[int]) -> bool:
+        if not counts:
+            return True
+        letters = tuple(p.letter for p in positions if p.letter not in used)
+        return any(fill(counts[1:], used | {letter for letter in way if not positions[letter].free}) for way in ways(counts[0], letters))
+
+    return fill(lacking, frozenset())
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from([2, 14, 47, 62, 123, 136, 166, 194, 216, 221, 225, 227, 229]), st.lists(st.integers(1, 6), min_size=1, max_size=3))
+def test_fits_is_what_enumeration_says(number: int, lacking: list[int]) -> None:
+    assert fits(number, tuple(lacking)) == _brute(number, tuple(lacking))
+
+
+def test_wishes_that_cannot_be_kept() -> None:
+    config, known = TokenizerConfig(max_atoms=10), frozenset(range(1, 90))
+    ask = lambda **given: wish_of(Prompt(crystal=True, **given), config, known)  # noqa: E731
+    assert ask(composition={"Na": 1, "Cl": 1}).compositions == tuple(((11, k), (17, k)) for k in range(1, 6))
+    assert ask(composition={"Na": 1, "Cl": 1}, formula_units=2).compositions == (((11, 2), (17, 2)),)
+    assert ask(composition={"Na": 1, "Cl": 1}, space_group=225, n_atoms=(1, 3)).compositions == (((11, 1), (17, 1)),)
+    for given_, word in (
+        ({"composition": {"Na": 11}}, "at most|1 to 10"),
+        ({"n_atoms": (12, 14)}, "at most 10"),
+        ({"composition": {"Na": 1, "Cl": 2}, "space_group": 230}, "orbits add up"),
+        ({"elements": ("Og",)}, "seen"),
+        ({"fixed": ROCKSALT}, "fixed"),
+    ):
+        with pytest.raises(InputError, match=word):
+            ask(**given_)
+
+
+# --- model ---
+
+
+@pytest.fixture(scope="module")
+def small() -> orbits.Model:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(TokenizerConfig(properties=("gap_eV",)))
+    return orbits.Model(SMALL, tokenizer).eval()
+
+
+def everyone() -> list[Structure]:
+    return [structure.with_info(gap_eV=float(k)) for k, (structure, _) in enumerate(KNOWN.values())]
+
+
+def test_laws(small: orbits.Model) -> None:
+    model = orbits.Model(SMALL, small.tokenizer)
+    check_model(model, small.tokenizer, Tokens, everyone())
+    check_saved("orbits", model, small.tokenizer, Tokens, everyone())
+
+
+def test_padding_changes_nothing(small: orbits.Model) -> None:
+    """The words' nats of a batch are the mean of its crystals'."""
+    records = [small.tokenizer.encode(s) for s in everyone()]
+    names = ("composition", "group", "positions")
+    with torch.no_grad():
+        together = small.loss(collate(Tokens, records), torch.Generator().manual_seed(0))
+        alone = [small.loss(collate(Tokens, [r], 1), torch.Generator().manual_seed(0)) for r in records]
+    for name in names:
+        assert float(together[name]) == pytest.approx(np.mean([float(a[name]) for a in alone]), rel=1e-4), name
+
+
+def test_words_are_causal(small: orbits.Model) -> None:
+    """The group's and positions' nats do not see what follows; the composition's see nothing of the rest."""
+    first, second = (small.tokenizer.encode(s) for s in (RUTILE, RUTILE.with_info()))
+    changed = Tokens(**{**{f: getattr(second, f) for f in second.__slots__}, "letters": second.letters[::-1].copy()})
+    with torch.no_grad():
+        a, b = (small.loss(collate(Tokens, [t]), torch.Generator().manual_seed(0)) for t in (first, changed))
+    assert torch.allclose(a["composition"], b["composition"]) and torch.allclose(a["group"], b["group"])
+
+
+def test_drawn_words_have_the_likelihood_that_training_gives_them(small: orbits.Model) -> None:
+    """The cached sampler's score is the full forward's nats, here of whole crystals de novo, masks of the end game left aside."""
+    prompts = [Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2)] * 4
+    draws = sorted(small.sample(prompts, [(3, i) for i in range(4)], precision="32"), key=lambda d: d.index)
+    for draw in draws:
+        with torch.no_grad():
+            parts = small.loss(collate(Tokens, [draw.tokens]), torch.Generator().manual_seed(0))
+        nats = float(parts["group"] + parts["positions"])
+        assert -draw.score <= nats + 1e-3  # the sampler's masks also rule out dead ends, so it can only be likelier
+        open_ended = group(int(draw.tokens.group[0])).positions[0].multiplicity == 1 and int(draw.tokens.group[0]) == 1
+        if open_ended:  # nothing is ruled out in group 1 but the groups that cannot hold the composition
+            assert -draw.score == pytest.approx(nats, abs=3.0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_draw_does_not_depend_on_the_batch(small: orbits.Model, batch_size: int) -> None:
+    prompts = [Prompt(crystal=True, n_atoms=(2, 6)), Prompt(crystal=True, composition={"Ba": 1, "Ti": 1, "O": 3})] * 3
+    keys = [(1, i) for i in range(len(prompts))]
+    whole = {d.index: d for d in small.sample(prompts, keys, batch_size=6, precision="32")}
+    for draw in small.sample(prompts, keys, batch_size=batch_size, precision="32"):
+        other = whole[draw.index]
+        assert np.array_equal(draw.tokens.letters, other.tokens.letters) and draw.tokens.group == other.tokens.group
+        assert np.allclose(draw.tokens.lattice, other.tokens.lattice, atol=2e-3)
+        assert draw.score == pytest.approx(other.score, abs=1e-3)
+
+
+def test_compositions_are_exact(small: orbits.Model) -> None:
+    """An untrained model: every draw has the formula, the group, the elements and the size that were asked for."""
+    prompts = [
+        *[Prompt(crystal=True, composition={"Li": 1, "Fe": 1, "P": 1, "O": 4})] * 10,
+        *[Prompt(crystal=True, composition={"Na": 1, "Cl": 1}, space_group=225)] * 10,
+        *[Prompt(crystal=True, n_atoms=(5, 7), elements=("Mg", "O"))] * 10,
+    ]
+    for draw in small.sample(prompts, [(0, i) for i in range(30)]):
+        structure, prompt = small.tokenizer.decode(draw.tokens), prompts[draw.index]
+        found = to_pymatgen(structure).composition.get_el_amt_dict()
+        if prompt.composition:
+            assert len({found[e] / n for e, n in prompt.composition.items()}) == 1 and len(found) == len(prompt.composition)
+        else:
+            assert 5 <= structure.n_atoms <= 7 and set(found) <= {"Mg", "O"}
+        if prompt.space_group:
+            assert draw.tokens.group[0] == 225
+
+
+def test_the_denoiser_keeps_symmetry_and_does_not_see_the_choice_of_atoms(small: orbits.Model) -> None:
+    """A crystal told as rutile or without symmetry: the same shifts of its oxygens. Its states are made equal by hand."""
+    plain = Tokenizer(TokenizerConfig(symmetric=False)).encode(RUTILE)
+    told = small.tokenizer.encode(RUTILE)
+    answers = []
+    for tokens in (told, plain):
+        batch = collate(Tokens, [tokens], 1)
+        number = batch["group"][:, 0]
+        position = small.catalogue.start[number][:, None] + batch["letters"]
+        frame = small.catalogue.frame(number, position)
+        element = batch["elements"].gather(1, batch["owner"])
+        state = small.orbit_element(element)
+        u, lattice = batch["free"], batch["lattice"][:, 0]
+        with torch.no_grad():
+            small.sites.push.weight.normal_(generator=torch.Generator().manual_seed(0))
+            moved, cell = small.sites(frame, u, lattice, torch.tensor([0.3]), torch.tensor([0.05]), state)
+            shift = frame.shifted(frame.cell(lattice), moved - u)[0]
+        answers.append((element[0], shift, torch.linalg.det(frame.cell(cell) @ torch.eye(3)) / torch.linalg.det(frame.cell(lattice))))
+    length = [shift[element == 8].norm(dim=-1) for element, shift, _ in answers]
+    assert length[0][0] > 1e-3 and torch.allclose(length[0][0].expand(4), length[1], atol=1e-4)
+    assert torch.allclose(answers[1][1][answers[1][0] == 22], torch.zeros(2, 3), atol=1e-4)  # titanium is where it must be
+    assert torch.allclose(answers[0][2], answers[1][2], rtol=2e-2)
+
+
+def test_unknown_options_are_refused(small: orbits.Model) -> None:
+    for options, word in (
+        ({"tempo": 1}, "unknown option"),
+        ({"temperature": 0}, "temperature"),
+        ({"steps": 0}, "steps"),
+        ({"precision": "8"}, "precision"),
+    ):
+        with pytest.raises(InputError, match=word):
+            list(small.sample([Prompt(crystal=True)], [(0, 0)], **options))
+
+
+def test_it_learns_real_crystals() -> None:
+    """From nothing to 30 real crystals in seconds: the words become likely, and denoising beats doing nothing."""
+    from sciar.datasets import samples
+
+    structures = [samples("mp20")[k] for k in range(30)]
+    tokenizer = Tokenizer(TokenizerConfig())
+    records = [tokenizer.encode(s) for s in structures]
+    batch = collate(Tokens, records)
+    torch.manual_seed(0)
+    model = orbits.Model(SMALL, tokenizer, {})
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    losses = []
+    for step in range(60):
+        parts = model.loss(batch, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        parts["loss"].backward()
+        optimizer.step()
+        losses.append({k: float(v.detach()) for k, v in parts.items()})
+    early, late = ({k: np.mean([row[k] for row in rows]) for k in losses[0]} for rows in (losses[:5], losses[-10:]))
+    assert late["composition"] < 0.7 * early["composition"] and late["group"] < 0.5 * early["group"]
+    assert late["sites"] < 0.9 * early["sites"]
+    drawn = list(model.eval().sample([Prompt(crystal=True)] * 4, [(0, i) for i in range(4)]))
+    assert all(tokenizer.decode(d.tokens).n_atoms for d in drawn)
+
+
+def test_no_row_draws_nothing(small: orbits.Model) -> None:
+    assert list(small.sample([], [])) == []
