@@ -27,7 +27,6 @@ from sciar.config import Config, fill, to_dict
 from sciar.errors import DataError, InputError, SciarError
 from sciar.family import Model, load_family
 from sciar.loader import Batches, plan
-from sciar.optim import optimiser
 
 
 class Learner(L.LightningModule):
@@ -65,7 +64,10 @@ class Learner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         c = self.config.train
-        optimizer = optimiser(self.model, c.optimizer, c.lr, c.weight_decay, c.beta2, fused=self.device.type == "cuda")
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(0.9, c.beta2), fused=self.device.type == "cuda")
 
         def factor(step: int) -> float:
             if step < c.warmup:

@@ -122,6 +122,8 @@ def test_configurations_are_checked_before_any_work(tmp_path: Path) -> None:
     check_raises(lambda: configs.load(tmp_path / "none.yaml"), InputError, "does not exist")
     assert load("train: {lr: 1e-3}", "train.steps=7").train.steps == 7
     assert load("train: {lr: 1e-3}").train.lr == 1e-3
+    assert load("train: {optimizer: adamw, steps: 7}").train == load("train: {steps: 7}").train  # as earlier versions wrote it
+    check_raises(lambda: load("train: {optimizer: muon}"), InputError, "unknown key 'optimizer'")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.stem)
