@@ -12,6 +12,7 @@ import sciar
 import sciar.bench
 from sciar import config, datasets
 from sciar.batch import Batch, collate
+from sciar.checkpoint import open_weights
 from sciar.errors import InputError
 from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.octree.constraints import Room, allowed_bytes, scaffold_atoms
@@ -489,6 +490,19 @@ def test_likelihood_ranks(model: Model) -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fit(config.load(CONFIGS / "tiny" / "octree.yaml"), tmp_path_factory.mktemp("tiny"))
+
+
+def test_a_stage_of_the_refiner_alone_leaves_the_rest_as_it_was(weights: Path, tmp_path: Path) -> None:
+    trunk, stage = (config.load(CONFIGS / f"octree_qm9{name}.yaml") for name in ("", "_refiner"))
+    assert stage.train.init == f"runs/{trunk.name}/weights.safetensors" and stage.tokenizer == trunk.tokenizer
+    alone = {name: value for name, value in stage.model.items() if name.endswith(("_weight", "_head"))}
+    tiny = config.load(CONFIGS / "tiny" / "octree.yaml")
+    train = dataclasses.replace(tiny.train, steps=5, init=str(weights), weight_decay=1.0)
+    after = fit(dataclasses.replace(tiny, model={**tiny.model, **alone}, train=train), tmp_path)
+    (_, old), (_, new) = open_weights(weights), open_weights(after)
+    changed = {name for name in old.keys() | new.keys() if name not in old or name not in new or not torch.equal(old[name], new[name])}
+    assert changed and all(name.startswith("refine") for name in changed)
+    assert sciar.load(after).model.predicts == sciar.load(weights).model.predicts != ()
 
 
 def test_trained_and_drawn_through_the_front_door(weights: Path) -> None:
