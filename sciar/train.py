@@ -26,6 +26,7 @@ from sciar.batch import Batch, TokenArrays
 from sciar.config import Config, fill, to_dict
 from sciar.errors import DataError, InputError, SciarError
 from sciar.family import Model, load_family
+from sciar.files import to_dict as structure_to_dict
 from sciar.loader import Batches, plan
 
 
@@ -306,7 +307,10 @@ def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
     from sciar.datasets import cache_dir
 
     family, tokenizer = load_family(config.family), _tokenizer(config)
-    source = str(getattr(structures, "path", __version__))  # a store's path names the checksum of what it was made from
+    if hasattr(structures, "path"):
+        source = str(structures.path)  # of a store; it names the checksum of what it was made from
+    else:
+        source = hashlib.sha256(json.dumps([structure_to_dict(s) for s in structures]).encode()).hexdigest()
     facts = [config.family, dataclasses.asdict(tokenizer.config), label, source, len(structures), getattr(family.tokens, "VERSION", 1)]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     folder = cache_dir() / "tokens" / f"{Path(label).name.replace(':', '-')}-{key}"

@@ -135,6 +135,15 @@ def test_every_configuration_builds(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 40
 
 
+def test_parts_of_a_sample_are_not_taken_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sciar.train import prepare
+
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path))
+    tiny = ROOT / "configs" / "tiny" / "octree.yaml"
+    first, later = (prepare(configs.load(tiny, ["data.limit=4", f"data.validation={k}"]))[0] for k in (0, 24))
+    assert len(first) == len(later) == 4 and first.lengths("atoms").sum() != later.lengths("atoms").sum()
+
+
 def test_finetune_on_a_file_of_ones_own(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     import sciar
     from sciar import datasets, files
