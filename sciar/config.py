@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from sciar.errors import InputError
 
 T = TypeVar("T")
+RETIRED = {"optimizer": "adamw"}  # keys of older files that may still say what is now always done
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,7 @@ class TrainConfig:
 
     Args:
         steps: optimiser steps in all. warmup: steps of linear warm-up; then a cosine to `floor` × lr.
-        optimizer: "adamw", or "muon" for the matrices of hidden layers, see sciar/optim.py. lr, weight_decay, beta2: of it;
-            weight decay touches matrices only. clip: the largest gradient norm.
+        lr, weight_decay, beta2, clip: AdamW; weight decay touches matrices only; clip is the gradient norm.
         ema: decay of the averaged weights that are evaluated and saved.
         precision: "bf16" (autocast of the trunk) or "32".
         seed: of weights, data order and noise.
@@ -54,7 +54,6 @@ class TrainConfig:
 
     steps: int = 2000
     warmup: int = 200
-    optimizer: str = "adamw"
     lr: float = 1e-3
     floor: float = 0.02
     weight_decay: float = 0.01
@@ -76,8 +75,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or self.warmup < 0:
             raise InputError(f"train: expected steps ≥ 1, lr > 0, warmup ≥ 0, got {self.steps}, {self.lr}, {self.warmup}")
-        if self.optimizer not in ("adamw", "muon"):
-            raise InputError(f"train.optimizer: expected adamw or muon, got {self.optimizer!r}")
         if self.precision not in ("bf16", "32"):
             raise InputError(f"train.precision: expected bf16 or 32, got {self.precision!r}")
 
@@ -135,6 +132,8 @@ def fill(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     made: dict[str, Any] = {}
     for key, value in values.items():
         if key not in fields:
+            if (key, value) in RETIRED.items():
+                continue
             near = difflib.get_close_matches(str(key), fields, 1)
             raise InputError(f"{where}: unknown key {key!r}; {f'did you mean {near[0]!r}?' if near else 'expected ' + ', '.join(fields)}")
         default, make = fields[key].default, fields[key].default_factory

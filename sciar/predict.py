@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,18 +60,50 @@ def predict(
         InputError: no structures, a model that predicts nothing, a property it does not know, or no structure it can hold.
         WeightsError: the model is missing or broken.
     """
+    given, generator = _checked(structures, poses, model, device)
+    names: Any = generator.model.predicts
+    name = known(property, names, f"property of model {generator.name!r}")
+    return _read(given, generator, poses, batch_size, seed)[name]
+
+
+def predict_all(
+    structures: Structure | Sequence[Structure],
+    *,
+    model: str | os.PathLike[str] | Generator | None = None,
+    poses: int = 5,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: str | None = None,
+) -> dict[str, Prediction]:
+    """Every property that the model knows, by its name, for the price of one; the same numbers as `predict` with the same seed.
+
+    Args: as `predict`.
+
+    Raises:
+        InputError: no structures, a model that predicts nothing, or no structure it can hold.
+        WeightsError: the model is missing or broken.
+    """
+    given, generator = _checked(structures, poses, model, device)
+    return _read(given, generator, poses, batch_size, seed)
+
+
+def _checked(
+    structures: Structure | Sequence[Structure], poses: int, model: str | os.PathLike[str] | Generator | None, device: str | None
+) -> tuple[list[Structure], Generator]:
     given = [structures] if isinstance(structures, Structure) else list(structures)
     if not given:
         raise InputError("predict: expected at least one structure, got none")
     if poses < 1:
         raise InputError(f"predict: expected at least one pose, got {poses}")
     generator = model if isinstance(model, Generator) else load(model or checkpoint.default("predict"), device)
-    names = tuple(getattr(generator.model, "predicts", ()))
-    if not names:
+    if not getattr(generator.model, "predicts", ()):
         raise InputError(
             f"predict: expected a model with a property head, got {generator.name!r}; train one with model.property_weight above 0"
         )
-    column = names.index(known(property, names, f"property of model {generator.name!r}"))
+    return given, generator
+
+
+def _read(given: Sequence[Structure], generator: Generator, poses: int, batch_size: int, seed: int) -> dict[str, Prediction]:
     family = load_family(str(generator.header["family"]))
     records, rows, problems = [], [], {}
     for row, structure in enumerate(given):
@@ -81,11 +114,12 @@ def predict(
             problems[row] = str(error)
     if not records:
         raise InputError(f"predict: expected a structure the model can hold, got none; the first: {problems[0]}")
-    drawn = np.full((poses, len(given)), np.nan)
+    model: Any = generator.model  # of a family that predicts
+    drawn = np.full((poses, len(given), len(model.predicts)), np.nan)
     noise = torch.Generator(generator.device).manual_seed(seed)
     for first in range(0, len(records), batch_size):
         batch = collate(family.Tokens, records[first : first + batch_size]).to(generator.device)
         for pose in range(poses):
-            read = generator.model.predict(batch, noise)  # type: ignore[operator]  # a family that predicts has it
-            drawn[pose, rows[first : first + batch_size]] = read[:, column].cpu().numpy()
-    return Prediction(drawn.mean(0), drawn.std(0), problems)
+            drawn[pose, rows[first : first + batch_size]] = model.predict(batch, noise).cpu().numpy()
+    mean, spread = drawn.mean(0), drawn.std(0)
+    return {name: Prediction(mean[:, k], spread[:, k], problems) for k, name in enumerate(model.predicts)}

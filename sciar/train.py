@@ -26,8 +26,8 @@ from sciar.batch import Batch, TokenArrays
 from sciar.config import Config, fill, to_dict
 from sciar.errors import DataError, InputError, SciarError
 from sciar.family import Model, load_family
+from sciar.files import to_dict as structure_to_dict
 from sciar.loader import Batches, plan
-from sciar.optim import optimiser
 
 
 class Learner(L.LightningModule):
@@ -65,7 +65,10 @@ class Learner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         c = self.config.train
-        optimizer = optimiser(self.model, c.optimizer, c.lr, c.weight_decay, c.beta2, fused=self.device.type == "cuda")
+        matrices = [p for p in self.model.parameters() if p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(0.9, c.beta2), fused=self.device.type == "cuda")
 
         def factor(step: int) -> float:
             if step < c.warmup:
@@ -304,7 +307,10 @@ def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
     from sciar.datasets import cache_dir
 
     family, tokenizer = load_family(config.family), _tokenizer(config)
-    source = str(getattr(structures, "path", __version__))  # a store's path names the checksum of what it was made from
+    if hasattr(structures, "path"):
+        source = str(structures.path)  # of a store; it names the checksum of what it was made from
+    else:
+        source = hashlib.sha256(json.dumps([structure_to_dict(s) for s in structures]).encode()).hexdigest()
     facts = [config.family, dataclasses.asdict(tokenizer.config), label, source, len(structures), getattr(family.tokens, "VERSION", 1)]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     folder = cache_dir() / "tokens" / f"{Path(label).name.replace(':', '-')}-{key}"

@@ -152,6 +152,16 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         checkpoint.find("")
 
 
+@pytest.mark.parametrize("path", sorted(checkpoint.BUNDLED.glob("*.safetensors")), ids=lambda p: p.stem)
+def test_bundled_weights_draw(path: Path) -> None:
+    import sciar
+
+    for task in checkpoint.tasks(checkpoint.read_header(path)):
+        if task != "predict":
+            samples = sciar.generate(task, n=2, seed=0, model=path.stem, smiles="CCO" if task == "conformer" else None)
+            assert len(samples) == 2 and any(verdict.valid for verdict in samples)
+
+
 def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WeightsError, match=r"pip install 'sciar\[hub\]'"):

@@ -122,6 +122,8 @@ def test_configurations_are_checked_before_any_work(tmp_path: Path) -> None:
     check_raises(lambda: configs.load(tmp_path / "none.yaml"), InputError, "does not exist")
     assert load("train: {lr: 1e-3}", "train.steps=7").train.steps == 7
     assert load("train: {lr: 1e-3}").train.lr == 1e-3
+    assert load("train: {optimizer: adamw, steps: 7}").train == load("train: {steps: 7}").train  # as earlier versions wrote it
+    check_raises(lambda: load("train: {optimizer: muon}"), InputError, "unknown key 'optimizer'")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.stem)
@@ -131,6 +133,15 @@ def test_every_configuration_builds(path: Path) -> None:
     model = build(configs.load(path), {})
     assert sum(p.numel() for p in model.parameters()) > 1000
     assert len(path.read_text().splitlines()) <= 40
+
+
+def test_parts_of_a_sample_are_not_taken_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sciar.train import prepare
+
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path))
+    tiny = ROOT / "configs" / "tiny" / "octree.yaml"
+    first, later = (prepare(configs.load(tiny, ["data.limit=4", f"data.validation={k}"]))[0] for k in (0, 24))
+    assert len(first) == len(later) == 4 and first.lengths("atoms").sum() != later.lengths("atoms").sum()
 
 
 def test_finetune_on_a_file_of_ones_own(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sciar.bench import Progress, Result, front
 from sciar.errors import InputError
-from sciar.predict import predict
+from sciar.predict import predict_all
 
 
 def run_protocol(
@@ -27,7 +27,7 @@ def run_protocol(
         model: with a property head.
         n: molecules, the first ones of the test split (of a sample: the first ones).
         seed: of the poses.
-        progress: told which property is read.
+        progress: told when reading begins.
         poses: random orientations that are averaged.
         data: name of the set, or sample:NAME for the molecules of it that come with the package.
         device: where the model runs.
@@ -42,15 +42,15 @@ def run_protocol(
     store: Any = datasets.samples(data.removeprefix("sample:")) if data.startswith("sample:") else datasets.load(data, "test")
     structures = [store[i] for i in range(min(n, len(store)))]
     generator = front.load(model, device)
-    names = tuple(getattr(generator.model, "predicts", ()))
-    if not names:
+    if not getattr(generator.model, "predicts", ()):
         raise InputError(f"bench predict: expected a model with a property head, got {generator.name!r}; train one")
     rows: list[dict[str, Any]] = []
+    progress("reading", 0, 1)
     begin = time.perf_counter()
-    for k, name in enumerate(names):
-        progress(name, k, len(names))
+    found = predict_all(structures, model=generator, poses=poses, seed=seed)
+    seconds = time.perf_counter() - begin
+    for name, read in found.items():
         wanted = np.array([float(s.info.get(name, np.nan)) for s in structures])
-        read = predict(structures, name, model=generator, poses=poses, seed=seed)
         error = np.abs(read.values - wanted)
         rows.append(
             {
@@ -62,4 +62,4 @@ def run_protocol(
         )
     raw = {f"mae {row['property']}": row["mae"] for row in rows}
     note = f"{len(structures)} molecules, {poses} poses each; mae_of_the_median: of answering the median of these molecules always"
-    return Result("predict", len(structures), len(structures), time.perf_counter() - begin, raw, rows=rows, notes=[note])
+    return Result("predict", len(structures), len(structures), seconds, raw, rows=rows, notes=[note])

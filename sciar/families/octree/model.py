@@ -64,8 +64,9 @@ class ModelConfig:
         counts: an event knows how many nodes of its level are open. condition: on number of atoms, composition, properties.
         own_null: bins of what is no atom have an id of their own; else they share the middle bin, as published.
         vocabulary: rows of the content table and classes of the element head; 0 = as many as needed (published: 602).
-        tree_weight, element_weight, place_weight, property_weight: of the loss parts; property_weight 0 = no property head.
+        tree_weight, element_weight, place_weight, property_weight: of the loss parts.
             The refiner shares nothing with the rest: with refiner_weight 0 it is left alone, with the other four 0 nothing else is trained.
+        property_head: there is one although property_weight is 0, so that a stage that trains something else keeps it.
         jitter, shift: training only: a random shift in cells, normal and whole (-shift … shift).
         deletion: training only: most of the level-1 nodes that are left out.
         dropout: of embeddings and head inputs. drop_block: of whole blocks, rising linearly with depth.
@@ -94,6 +95,7 @@ class ModelConfig:
     element_weight: float = 1.0
     place_weight: float = 0.3
     property_weight: float = 0.0
+    property_head: bool = False
     jitter: float = 0.1
     shift: int = 0
     deletion: float = 0.0
@@ -163,7 +165,7 @@ class Model(AbstractModel):
         self.norm = nn.RMSNorm(w, eps=1e-5)
         self.tree_head = Classes(w, N_BYTES)
         self.leaf_head = LeafHead(w, c.vocabulary or self.n_elements, grid.bins, grid.cell, c.place)
-        if c.property_weight:
+        if c.property_weight or c.property_head:
             self.property_head = nn.Sequential(nn.Linear(w, w), nn.Tanh(), nn.Linear(w, len(PROPERTIES)))
         initialise(self, c.layers)
         for table in (*self.content_bin, self.level):
@@ -432,7 +434,7 @@ class Model(AbstractModel):
     @property
     def predicts(self) -> tuple[str, ...]:
         """Names of the properties that `predict` answers."""
-        return PROPERTIES if self.config.property_weight and "mean" in self.statistics else ()
+        return PROPERTIES if (self.config.property_weight or self.config.property_head) and "mean" in self.statistics else ()
 
     @torch.no_grad()
     def score(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "b"]:
