@@ -45,19 +45,18 @@ def vun(graphs: Sequence[Adjacency | None], train: Sequence[Adjacency], valid: C
     """
     seen: dict[str, list[Adjacency]] = {}
     known: dict[str, list[Adjacency]] = {}
-    for graph in train:
-        known.setdefault(fingerprint(graph), []).append(graph)
+    for old in train:
+        known.setdefault(fingerprint(old), []).append(old)
     rows = []
-    for graph in graphs:
-        if graph is None:
-            continue
+    for graph in (drawn for drawn in graphs if drawn is not None):
         name = fingerprint(graph)
         unique = not any(isomorphic(graph, other) for other in seen.get(name, ()))
         novel = not any(isomorphic(graph, other) for other in known.get(name, ()))
         seen.setdefault(name, []).append(graph)
         rows.append((valid(graph), unique, novel))
     table = np.array(rows, dtype=bool).reshape(-1, 3)
-    return Counts(len(graphs), *(int(c) for c in table.sum(0)), int(table.all(1).sum()))
+    count_valid, count_unique, count_novel = table.sum(0).tolist()
+    return Counts(len(graphs), count_valid, count_unique, count_novel, int(table.all(1).sum()))
 
 
 def interval(count: int, n: int, level: float = 0.95) -> tuple[float, float]:
