@@ -65,7 +65,8 @@ class How:
                 raise InputError(f"fallback: expected task 'conformer', got {request.task!r}; RDKit can only embed a given molecule")
         if self.out is not None:
             suffix = suffix_of(self.out) if not _is_device(self.out) else ".sdf"
-            if (suffix == ".cif") != (request.task == "crystal") and suffix in (".cif", ".sdf", ".smi"):
+            graphs_only = suffix in (".g6", ".edgelist") and request.task != "graph"
+            if graphs_only or ((suffix == ".cif") != (request.task == "crystal") and suffix in (".cif", ".sdf", ".smi")):
                 raise InputError(
                     f"output: expected a format for task {request.task!r}, got {suffix}; use .json, .extxyz or one of the task's own"
                 )
@@ -134,7 +135,7 @@ def generate(
         stream: return an iterator of verdicts in draw order instead; with "levels", of a family that draws coarse to fine, an iterator of
             `Preview`s, which show each draw level by level as it sharpens.
         progress: True = a tqdm bar, or a function of (done, requested).
-        out: file to write to while drawing (.sdf .xyz .extxyz .smi .cif .json); the same call resumes an interrupted run.
+        out: file to write to while drawing (.sdf .xyz .extxyz .smi .cif .json .g6 .edgelist); the same call resumes an interrupted run.
         drop_invalid: leave invalid draws out of `out` and of the answer.
         then_3d: of task "graph": hand the valid graphs to the bundled conformer model, one conformer each; the others become refused rows.
         **options: for the model's sampler, such as nfe=10 or temperature=0.9.

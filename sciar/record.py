@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciar.errors import InputError
+from sciar.files import edge_list, graph6
 from sciar.structure import SYMBOLS, Structure
 
 if TYPE_CHECKING:
     from sciar.validate import Verdict
 
-FORMATS = (".sdf", ".xyz", ".extxyz", ".smi", ".cif", ".json")
+FORMATS = (".sdf", ".xyz", ".extxyz", ".smi", ".cif", ".json", ".g6", ".edgelist")
 _FIELDS = ("numbers", "positions", "cell", "bonds", "charges", "hydrogens", "tetrahedral", "double_bonds")
 
 
@@ -77,9 +78,16 @@ def text(record: Record, suffix: str) -> str:
         InputError: the format cannot hold such a structure, or is unknown.
     """
     writers = {".sdf": _sdf, ".xyz": _xyz, ".extxyz": _extxyz, ".smi": _smi, ".cif": _cif, ".json": _json}
+    writers |= {".g6": lambda record: graph6(_drawn(record)), ".edgelist": lambda record: edge_list(_drawn(record))}
     if suffix not in writers:
         raise InputError(f"output: expected a name that ends in {', '.join(FORMATS)}, got {suffix or 'none'!r}; choose one")
     return writers[suffix](record)
+
+
+def _drawn(record: Record) -> Structure:
+    """The graph as it was drawn; one without nodes stands for a draw that failed."""
+    structure = record.verdict.structure
+    return structure if structure.n_atoms else structure.replace(bonds=np.zeros((0, 3), dtype=np.int64))
 
 
 def pack(structure: Structure) -> dict[str, Any]:
@@ -163,6 +171,8 @@ def _quoted(value: str) -> str:
 
 
 def _smi(record: Record) -> str:
+    if record.valid and not record.verdict.structure.numbers.any():
+        raise InputError("output: expected molecules for .smi, got plain graphs; use .g6 or .edgelist")
     return f"{smiles(record) or ''}\n"
 
 
@@ -212,7 +222,8 @@ def suffix_of(path: Path) -> str:
     Raises:
         InputError: none that is known.
     """
-    suffix = {".sd": ".sdf", ".smiles": ".smi", ".txt": ".smi"}.get(path.suffix.lower(), path.suffix.lower())
+    others = {".sd": ".sdf", ".smiles": ".smi", ".txt": ".smi", ".graph6": ".g6", ".edges": ".edgelist"}
+    suffix = others.get(path.suffix.lower(), path.suffix.lower())
     if suffix not in FORMATS:
         raise InputError(f"output: expected a name that ends in {', '.join(FORMATS)}, got {path.name!r}; choose one")
     return suffix

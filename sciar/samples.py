@@ -284,8 +284,20 @@ class Samples(Sequence["Verdict"]):
         """{"report": …, "samples": […]}; written to `path` if given."""
         return self._text(".json", path)
 
+    def to_pyg(self) -> list[Any]:
+        """torch_geometric `Data` of each valid sample, None for the others (extra `pyg`), see `sciar.pyg`.
+
+        Raises:
+            InputError: torch_geometric is not installed.
+        """
+        import importlib
+
+        # by name: this module is torch-free, and so is whoever does not ask for tensors
+        to_pyg = importlib.import_module("sciar.pyg").to_pyg
+        return [to_pyg(r.verdict.structure) if r.valid else None for r in self.records]
+
     def write(self, path: str | Path) -> Path:
-        """Write to a file in the format of its suffix: .sdf .xyz .extxyz .smi .cif .json.
+        """Write to a file in the format of its suffix: .sdf .xyz .extxyz .smi .cif .json, plain graphs .g6 .edgelist.
 
         Raises:
             InputError: unknown suffix, or a format that cannot hold these structures.

@@ -157,7 +157,7 @@ COMMANDS = {
     "model": ("generate conformer CCO --model nonesuch", "expected a bundled name"),
     "model file": ("generate conformer CCO --model ./nonesuch.safetensors", "no such file"),
     "config": ("train /no/such.yaml", "which does not exist"),
-    "protocol": ("bench nonesuch", "expected one of bonds, conformers"),
+    "protocol": ("bench nonesuch", "expected one of bonds, community, conformers"),
     "data": ("data /no/such.sdf", "does not exist"),
 }
 

@@ -6,11 +6,12 @@ import os
 import stat
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 import pytest
 from molecules import DRUGS, conformer, rock_salt
 
-from sciar.convert import from_smiles, to_smiles
+from sciar.convert import from_networkx, from_smiles, to_networkx, to_smiles
 from sciar.errors import InputError
 from sciar.files import from_dict, iter_read, read, to_dict, write
 from sciar.structure import Structure
@@ -176,3 +177,64 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
         write(tmp_path / "a.smi", [from_smiles("C")], append=True)
     with pytest.raises(InputError, match="no such file"):
         write(tmp_path / "nowhere" / "a.smi", [from_smiles("C")])
+
+
+GRAPHS = [nx.cycle_graph(5), nx.empty_graph(3), nx.petersen_graph(), nx.path_graph(70), nx.empty_graph(0)]
+
+
+@pytest.mark.parametrize("name", ["a.g6", "a.graph6", "a.edgelist", "a.edges", "a.jsonl"])
+def test_plain_graphs_round_trip(tmp_path: Path, name: str) -> None:
+    graphs = [from_networkx(g) for g in GRAPHS]
+    assert write(tmp_path / name, graphs) == 5
+    for old, new in zip(graphs, read(tmp_path / name), strict=True):
+        assert np.array_equal(old.adjacency(), new.adjacency()) and not new.numbers.any()
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for k in range(2):
+        write(folder / f"{k}.edges", graphs[:1])
+    assert len(read(folder)) == 2
+
+
+def test_graph6_is_that_of_networkx(tmp_path: Path) -> None:
+    path = tmp_path / "a.g6"
+    path.write_bytes(nx.to_graph6_bytes(GRAPHS[2]) + nx.to_graph6_bytes(GRAPHS[0], header=False))
+    assert [len(g.bonds) for g in read(path) if g.bonds is not None] == [15, 5]
+    write(path, [from_networkx(GRAPHS[3])])
+    assert nx.utils.graphs_equal(nx.read_graph6(path), GRAPHS[3])
+
+
+def test_edge_lists_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.edges"
+    path.write_text("% a comment\n3,10\n10,7 0.5\n\n\n# named\nalice bob {}\nbob carol {}\n")
+    first, second = read(path)
+    assert [first.n_atoms, second.n_atoms] == [3, 3]
+    assert first.bonds is not None and first.bonds.tolist() == [[0, 2, 1], [1, 2, 1]]  # nodes 3, 7, 10
+    nx.write_edgelist(GRAPHS[2], path)
+    assert nx.is_isomorphic(to_networkx(read(path)[0]), GRAPHS[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.edges", "0 1\n2 2\n", ["self-loop of node 2", "line 2"]),
+        ("a.edges", "0 1\n1 2\n0 1\n", ["0 1", "line 3", "first in line 1"]),
+        ("a.edges", "0 1\n1 0\n", ["1 0", "line 2", "without direction"]),
+        ("a.edges", "0 1\n\n0 1\n7\n", ["record 1", "'7' in line 4", "two nodes"]),
+        ("a.edges", "# nodes 2\n0 5\n", ["beyond the 2", "line 1"]),
+        ("a.g6", ":Fa@x^\n", ["sparse6", "line 1"]),
+        ("a.g6", "DQc\n&C_\n", ["record 1", "directed", "line 2"]),
+        ("a.g6", "DQc\nDQcQQ\n", ["not graph6", "line 2"]),
+        ("a.g6", "\n", ["nothing in line 1"]),
+    ],
+)
+def test_graphs_that_are_not_simple_are_reported(tmp_path: Path, name: str, text: str, words: list[str]) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / name)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.g6", "a.edgelist"])
+def test_molecules_are_no_plain_graphs(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="expected a plain graph"):
+        write(tmp_path / name, [from_smiles("CCO")])

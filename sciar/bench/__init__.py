@@ -1,10 +1,10 @@
 """Protocols that turn a model, or somebody's samples, into numbers that can be compared.
 
-One protocol = one module of this package with `run_protocol`. Published rows, each with source and protocol, are in
-`published.yaml`; rows of another protocol say so and are not to be compared.
+One protocol = one module of this package with `run_protocol`; the five sets of plain graphs share one. Published rows, each
+with source and protocol, are in `published.yaml`; rows of another protocol say so and are not to be compared.
 
-    >>> protocols()
-    ('bonds', 'conformers', 'constraints', 'moses', 'predict', 'properties', 'qm9', 'qm9-graphs', 'reconstruction', 'speed')
+    >>> protocols()[:5]
+    ('bonds', 'community', 'conformers', 'constraints', 'ego')
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from sciar.errors import InputError
 
+GRAPHS = ("community", "ego", "planar", "sbm", "tree")  # all in graphs.py
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
 
@@ -84,7 +85,8 @@ class Result:
 
 def protocols() -> tuple[str, ...]:
     """Names that `run` takes."""
-    return ("bonds", "conformers", "constraints", "moses", "predict", "properties", "qm9", "qm9-graphs", "reconstruction", "speed")
+    others = ("bonds", "conformers", "constraints", "moses", "predict", "properties", "qm9", "qm9-graphs", "reconstruction", "speed")
+    return tuple(sorted((*others, *GRAPHS)))
 
 
 def run(
@@ -102,7 +104,7 @@ def run(
     Args:
         name: one of `protocols()`.
         model: a bundled name, a weights file or a `Generator`.
-        samples: a file of somebody's samples instead of a model (`qm9` and `moses`).
+        samples: a file of somebody's samples instead of a model (`qm9`, `moses` and the plain graphs).
         json: write the result there too.
         n: draws, per molecule for `conformers`; None = the protocol's own number.
         seed: of the draws and of the choice of molecules.
@@ -116,8 +118,9 @@ def run(
 
     if name not in protocols():
         raise InputError(f"bench: expected one of {', '.join(protocols())}, got {name!r}")
-    protocol = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").run_protocol
-    given = {"model": model, "samples": samples, "n": n, **options}
+    module = "graphs" if name in GRAPHS else name.replace("-", "_")
+    protocol = importlib.import_module(f"{__name__}.{module}").run_protocol
+    given = {"protocol": name if name in GRAPHS else None, "model": model, "samples": samples, "n": n, **options}
     arguments = {key: value for key, value in given.items() if value is not None}
     accepted = signature(protocol).parameters
     for key in arguments:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 import sciar
 from sciar import config, datasets, train
-from sciar.batch import collate
+from sciar.batch import TokenArrays, collate
 from sciar.convert import from_networkx, from_smiles, to_smiles
 from sciar.errors import InputError
 from sciar.families.blocks import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.blocks.fragment import Piece, pieces
-from sciar.families.blocks.model import Clean
+from sciar.families.blocks.model import Clean, walk_features
 from sciar.families.blocks.sample import Options, _Batch, _graph
 from sciar.families.blocks.tokens import computed, implied, node_type
 from sciar.prompt import Prompt
@@ -68,6 +68,9 @@ def test_plain_graphs_keep_the_laws() -> None:
     plain = Tokenizer(TokenizerConfig(atoms=("X",), implied=False, hops=1, key="walk"))
     model = Model(dataclasses.replace(TINY, walk=3), plain)
     check_family("blocks", graphs[:3], plain, model)
+    model.loss(collate(Tokens, list(plain.encode_many(graphs))), torch.Generator().manual_seed(0))["loss"].backward()
+    facts = plain.statistics(TokenArrays.from_tokens(Tokens, list(plain.encode_many(graphs))))
+    assert facts["types"] == [1.0] and facts["mean"] == []
     draws = list(model.sample([Prompt()] * 3, [(0, i) for i in range(3)]))
     assert all(not plain.decode(d.tokens).numbers.any() for d in draws)
 
@@ -206,6 +209,33 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
         graph.forced = [Piece(record.kind[rows], record.degree[rows], orders[rows][:, :end])]
         batch._advance()
     assert (batch.states[0, :n] - x[0, :n]).abs().max() < 1e-5
+
+
+def test_walk_features_are_those_of_the_graph_of_their_time() -> None:
+    """Against a walk on each prefix in NumPy, for two graphs of different size in one batch."""
+    plain, steps = Tokenizer(TokenizerConfig(atoms=("X",), implied=False, hops=1)), 3
+    records = [plain.encode(from_networkx(g)) for g in (nx.wheel_graph(7), nx.barbell_graph(4, 2))]
+    clean = Clean.of(collate(Tokens, records))
+    levels = torch.cat([clean.block, clean.block[:, :5]], 1)  # five virtual nodes behind
+    found = walk_features(clean, levels, steps).numpy()
+    for g in range(2):
+        block, bonds = clean.block[g].numpy(), clean.orders[g].numpy() > 0
+        n, r = len(block), len(levels[g])
+
+        def walks(upto: int, bonds: np.ndarray = bonds, block: np.ndarray = block) -> list[np.ndarray]:
+            inside = (block >= 0) & (block <= upto)
+            step = bonds * np.outer(inside, inside) / np.maximum((bonds * np.outer(inside, inside)).sum(1, keepdims=True), 1)
+            return [np.linalg.matrix_power(step, k + 1) for k in range(steps)]
+
+        for i in range(r):
+            for j in range(n):
+                a, c = int(levels[g, i]), int(block[j])
+                if a < 0 or c < 0:
+                    continue
+                returns = [w[j, j] for w in walks(a - 1)] if c < a else [w[i, i] for w in walks(c - 1)] if a < c and i < n else None
+                between = [(w[i, j] + w[j, i]) / 2 for w in walks(max(a, c))] if i < n else [0.0] * steps
+                if returns is not None or a == c:
+                    assert np.allclose(found[g, i, j], [*(returns or [0.0] * steps), *between], atol=1e-6), (g, i, j)
 
 
 # ---- sampling

@@ -379,7 +379,7 @@ class Model(AbstractModel):
             count = F.pad(count, (0, v))
             counts.append(count + count.transpose(1, 2))
         distance = (levels[:, None] - levels[:, :, None]).abs()
-        walks = walk_features(clean, levels, virtual, self.config.walk) if self.config.walk else None
+        walks = walk_features(clean, levels, self.config.walk) if self.config.walk else None
         return Rows(
             kind=join(clean.kind, kind),
             level=levels,
@@ -479,7 +479,7 @@ class Task:
     real: Bool[Tensor, "b v"]
 
 
-def walk_features(clean: Clean, levels: Tensor, virtual: Tensor, steps: int) -> Float[Tensor, "b r c w"]:
+def walk_features(clean: Clean, levels: Tensor, steps: int) -> Float[Tensor, "b r c w"]:
     """RRWP of the graph as it was when the later node of each pair came: 2 × `steps` features per pair.
 
     First half: return probabilities of the earlier node in the blocks before the later one's. Second half: walk
@@ -487,26 +487,22 @@ def walk_features(clean: Clean, levels: Tensor, virtual: Tensor, steps: int) -> 
     Source: Ma et al. 2023 (GRIT), relative random-walk probabilities; per block, so that nothing looks ahead.
     """
     b, n = clean.kind.shape
-    r = levels.shape[1]
-    out = torch.zeros(b, r, r, 2 * steps, device=levels.device)
-    adjacency = clean.orders.clamp(max=1).float()
-    for a in range(int(clean.block.max()) + 1):
-        inside = (clean.block <= a) & clean.mask
-        walks = powers(adjacency * inside[:, :, None] * inside[:, None], steps)
-        returns = walks.diagonal(dim1=1, dim2=2).transpose(1, 2)  # b n w
-        now, later = levels == a, levels == a + 1
-        both = (walks + walks.transpose(1, 2)) / 2
-        own = (now[:, :n] & clean.mask)[:, :, None] & inside[:, None]
-        pad = F.pad(torch.where(own[..., None], both, 0.0), (0, 0, 0, r - n, 0, r - n))
-        back = pad.transpose(1, 2) * (levels[:, None] != levels[:, :, None])[..., None]  # within a block once
-        out[..., steps:] += pad + back
-        seen = later[:, :, None] & F.pad(inside, (0, r - n))[:, None] & ~virtual[:, None]
-        single = torch.where(seen[..., None], F.pad(returns, (0, 0, 0, r - n))[:, None], 0.0)
-        out[..., :steps] += single + single.transpose(1, 2)
-    return out
+    depth, extra = int(clean.block.max()) + 1, levels.shape[1] - n
+    inside = (clean.block[:, None] <= torch.arange(depth, device=levels.device)[:, None]) & clean.mask[:, None]
+    adjacency = clean.orders.clamp(max=1).float()[:, None] * inside[..., None] * inside[:, :, None]
+    walks = powers(adjacency, steps)  # b l n n w: the graph up to each block
+    later = torch.maximum(clean.block[:, :, None], clean.block[:, None]).clamp(min=0)
+    rows, columns = torch.arange(n, device=levels.device)[:, None], torch.arange(n, device=levels.device)
+    own = walks[torch.arange(b, device=levels.device)[:, None, None], later, rows, columns]
+    between = F.pad((own + own.transpose(1, 2)) / 2, (0, 0, 0, extra, 0, extra))
+    returns = walks.diagonal(dim1=2, dim2=3).transpose(2, 3)  # b l n w
+    before = returns.gather(1, (levels - 1).clamp(min=0)[:, :, None, None].expand(-1, -1, n, steps))
+    seen = (clean.block[:, None] < levels[:, :, None]) & clean.mask[:, None]
+    single = F.pad(before * seen[..., None], (0, 0, 0, extra))
+    return torch.cat([single + single.transpose(1, 2), between], -1)
 
 
-def powers(adjacency: Float[Tensor, "b n n"], steps: int) -> Float[Tensor, "b n n w"]:
+def powers(adjacency: Float[Tensor, "*b n n"], steps: int) -> Float[Tensor, "*b n n w"]:
     """Random-walk probabilities after 1 … steps steps."""
     step = adjacency / adjacency.sum(-1, keepdim=True).clamp(min=1)
     made = [step]

@@ -151,6 +151,9 @@ def _graph(model: Model, index: int, prompt: Prompt, key: tuple[int, int], optio
     few, most = prompt.n_atoms or (1, config.max_atoms)
     if few > config.max_atoms:
         raise InputError(f"n_atoms: expected at most {config.max_atoms} for these weights, got {few}; ask for fewer")
+    if model.tokenizer.plain and (prompt.scaffold or prompt.elements):
+        asked = "scaffold" if prompt.scaffold else "elements"
+        raise InputError(f"{asked}: expected weights of molecules, got some of plain graphs; use another model or leave it out")
     symbols = [SYMBOLS[z] for z, _, _ in model.tokenizer.types]
     allowed = np.array([prompt.elements is None or symbol in prompt.elements for symbol in symbols])
     if not allowed.any():

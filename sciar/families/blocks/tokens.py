@@ -115,7 +115,7 @@ class Tokenizer(AbstractTokenizer):
         counts = np.bincount(bonds[:, 2], minlength=self.n_orders + 1)[1:].astype(float)
         pairs = float((nodes * (nodes - 1) // 2).sum())
         shares = np.concatenate([[pairs - counts.sum()], counts]) / max(pairs, 1.0)
-        values = np.asarray(arrays.arrays["properties"], dtype=np.float64).reshape(len(nodes), -1)
+        values = np.asarray(arrays.arrays["properties"], dtype=np.float64).reshape(len(nodes), len(self.config.properties))
         known = [column[np.isfinite(column)] for column in values.T]
         return {
             "types": (np.bincount(kind, minlength=len(self.types)) / max(1, len(kind))).round(8).tolist(),
