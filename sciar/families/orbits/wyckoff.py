@@ -8,7 +8,6 @@ atoms. The cell that is stored and drawn is the primitive one. Positions of all 
 from __future__ import annotations
 
 import json
-import logging
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from sciar.lattice import fractional, niggli, placed, symmetry
 from sciar.structure import Structure
 
 SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "hexagonal", "cubic")  # trigonal: hexagonal axes
@@ -209,17 +209,10 @@ def orbits_of(structure: Structure, symmetric: bool = True) -> Orbits:
         structure: with a cell.
         symmetric: False leaves out all symmetry but translations: group 1 and one orbit per atom.
     """
-    import moyopy
-
-    assert structure.cell is not None and structure.positions is not None
-    if not symmetric:
-        return _plain(structure)
-    logging.getLogger("moyo").setLevel(logging.ERROR)  # it warns that a cell that is not primitive has more symmetry than it lists
-    fractions = structure.positions @ np.linalg.inv(structure.cell)
-    cell = moyopy.Cell(basis=structure.cell.tolist(), positions=fractions.tolist(), numbers=structure.numbers.tolist())
-    for tolerance in TOLERANCES:
+    for tolerance in TOLERANCES if symmetric else ():
         try:
-            orbits = _read(moyopy.MoyoDataset(cell, symprec=tolerance))
+            found = symmetry(structure, tolerance)
+            orbits = None if found is None else _read(found)
         except ValueError:  # moyo's way to say that this tolerance is too large
             continue
         if orbits is not None:
@@ -287,25 +280,19 @@ def _coordinates(position: Position, x: np.ndarray) -> np.ndarray | None:
 
 
 def _plain(structure: Structure) -> Orbits:
-    import moyopy
-
-    cell, _ = moyopy.niggli_reduce(structure.cell.tolist())  # type: ignore[union-attr]
-    fractions = structure.positions @ np.linalg.inv(np.array(cell))
+    reduced = niggli(structure)
     order = np.argsort(structure.numbers, kind="stable")
-    letters = np.zeros(structure.n_atoms, dtype=int)
-    return Orbits(1, lattice_of(0, np.array(cell)), structure.numbers[order], letters, fractions[order] % 1)
+    assert reduced.cell is not None
+    return Orbits(1, lattice_of(0, reduced.cell), structure.numbers[order], np.zeros(len(order), dtype=int), fractional(reduced)[order])
 
 
 def structure_of(orbits: Orbits) -> Structure:
     """The primitive cell of a crystal, its atoms orbit by orbit; positions inside the cell."""
     space = group(orbits.group)
-    conventional = cell_of(space.system, orbits.lattice)
-    cell = space.primitive @ conventional
-    numbers, fractions = [], []
+    numbers, fractions = [np.zeros(0, dtype=np.int64)], [np.zeros((0, 3))]
     for z, letter, u in zip(orbits.numbers.tolist(), orbits.letters.tolist(), orbits.free, strict=True):
         position = space.positions[letter]
-        numbers += [z] * position.multiplicity
+        numbers.append(np.full(position.multiplicity, z))
         fractions.append(position.atoms(u) @ np.linalg.inv(space.primitive))
-    inside = np.concatenate(fractions) % 1 if fractions else np.zeros((0, 3))
-    inside[inside > 1 - 1e-9] = 0.0
-    return Structure(np.array(numbers, dtype=np.int64), positions=inside @ cell, cell=cell, info={"space_group": orbits.group})
+    bare = Structure(np.concatenate(numbers), info={"space_group": orbits.group})
+    return placed(bare, space.primitive @ cell_of(space.system, orbits.lattice), np.concatenate(fractions))
