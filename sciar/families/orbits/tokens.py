@@ -14,7 +14,7 @@ from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.prompt import Prompt
 from sciar.structure import SYMBOLS, Structure
 
-VERSION = 1  # of the encoding; prepared tokens of another version are made again
+VERSION = 2  # of the encoding; prepared tokens of another version are made again
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,14 +209,13 @@ def orbits_of(structure: Structure, symmetric: bool = True) -> Orbits:
         structure: with a cell.
         symmetric: False leaves out all symmetry but translations: group 1 and one orbit per atom.
     """
-    for tolerance in TOLERANCES if symmetric else ():
-        try:
+    exact = symmetry(structure, TOLERANCES[-1]) if symmetric else None
+    if exact is not None:
+        atoms = len(exact.prim_std_cell.numbers)  # a larger tolerance must not take a distorted supercell for its parent
+        for tolerance in TOLERANCES:
             found = symmetry(structure, tolerance)
-            orbits = None if found is None else _read(found)
-        except ValueError:  # moyo's way to say that this tolerance is too large
-            continue
-        if orbits is not None:
-            return orbits
+            if found is not None and len(found.prim_std_cell.numbers) == atoms and (orbits := _read(found)) is not None:
+                return orbits
     return _plain(structure)
 
 
@@ -226,7 +225,11 @@ def _read(found: Any) -> Orbits | None:
     numbers, positions = np.array(standard.numbers), np.array(standard.positions)
     number, basis = found.number, np.array(standard.basis)
     choices: list[tuple[list[tuple[int, int]], int, Any, np.ndarray]] = []
-    for change, wyckoffs in found.normalizer_wyckoff_positions(preserve_chirality=True).coset_representatives:
+    try:
+        equivalent = found.normalizer_wyckoff_positions(preserve_chirality=True).coset_representatives
+    except ValueError:  # moyo's way to say that the tolerance was too large
+        return None
+    for change, wyckoffs in equivalent:
         letters = np.array([LETTERS.index(w.letter) for w in wyckoffs])
         choices.append((sorted(zip(numbers.tolist(), letters.tolist(), strict=True)), len(choices), change, letters))
     for _, _, change, letters in sorted(choices, key=lambda choice: choice[:2]):
