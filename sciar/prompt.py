@@ -18,10 +18,11 @@ class Prompt:
         fixed: atoms with positions in Å that the answer must contain as they are.
         properties: wanted values, the unit in the key: {"gap_eV": 5.0}.
         elements: the only element symbols allowed; a molecule's hydrogens are among them if it may have any.
-        composition: wanted number of atoms per element symbol.
+        composition: wanted number of atoms per element symbol; of a crystal, in one formula unit.
+        formula_units: of a crystal, how many of `composition` the cell holds; None = any number.
         n_atoms: (fewest, most) atoms.
         space_group: international number 1..230.
-        pxrd: rows (2θ in degrees, intensity).
+        pxrd: rows (2θ in degrees at Cu Kα, intensity); see `sciar.pxrd`.
         crystal: the answer is periodic.
     """
 
@@ -31,6 +32,7 @@ class Prompt:
     properties: Mapping[str, float] = field(default_factory=dict)
     elements: tuple[str, ...] | None = None
     composition: Mapping[str, int] | None = None
+    formula_units: int | None = None
     n_atoms: tuple[int, int] | None = None
     space_group: int | None = None
     pxrd: object | None = None
