@@ -171,8 +171,12 @@ def crystal(
     context: typer.Context,
     formula: Annotated[list[str] | None, typer.Argument(help="Compositions such as LiFePO4.")] = None,
     formula_file: Annotated[Path | None, typer.Option("--formula-file", help="One formula per line.")] = None,
-    spacegroup: Annotated[int | None, typer.Option(help="International number, 1 to 230.")] = None,
-    pxrd: Annotated[str | None, typer.Option(help="File with 2θ in degrees and intensity.")] = None,
+    n_formula_units: Annotated[
+        int | None, typer.Option("--n-formula-units", help="How many of the formula the cell holds; any number if not given.")
+    ] = None,
+    spacegroup: Annotated[str | None, typer.Option(help="International number or Hermann–Mauguin symbol: 225, Fm-3m.")] = None,
+    pxrd: Annotated[str | None, typer.Option(help="File with 2θ in degrees and intensity: .xy .xye .csv .txt.")] = None,
+    wavelength: Annotated[float | None, typer.Option(help="Å, of the pattern; else as its file says, else Cu Kα.")] = None,
     fixed: Fixed = None,
     elements: Elements = None,
     n_atoms: Atoms = None,
@@ -195,7 +199,13 @@ def crystal(
         raise InputError("generate: expected formulas or --formula-file, got both; leave one out")
     lines: Any = lines_of(formula_file) if formula_file is not None else given[0] if len(given) == 1 else given or None
     limits = {"elements": elements, "n_atoms": range_of(n_atoms), "properties": properties_of(wanted)}
-    _generate("crystal", context, options, formula=lines, spacegroup=spacegroup, pxrd=pxrd, fixed=fixed, **limits)
+    cell = {"n_formula_units": n_formula_units, "spacegroup": spacegroup}
+    pattern: Any = pxrd
+    if pxrd is not None and wavelength is not None:
+        from sciar.pxrd import read
+
+        pattern = read(pxrd, wavelength)
+    _generate("crystal", context, options, formula=lines, pxrd=pattern, fixed=fixed, **cell, **limits)
 
 
 @verbs.command()

@@ -94,7 +94,8 @@ def generate(
     formula: Any = None,
     elements: Any = None,
     n_atoms: int | tuple[int, int] | None = None,
-    spacegroup: int | None = None,
+    n_formula_units: int | None = None,
+    spacegroup: int | str | None = None,
     pxrd: Any = None,
     properties: Mapping[str, float] | None = None,
     model: str | os.PathLike[str] | Generator | None = None,
@@ -122,8 +123,9 @@ def generate(
         formula: one formula or a list: draw crystals, or with task "molecule" isomers, of this composition.
         elements: the only elements allowed; molecules may also have hydrogen.
         n_atoms: number of atoms, or (fewest, most), of molecules with hydrogens, of graphs without.
-        spacegroup: international number, 1 to 230.
-        pxrd: powder pattern: rows or a file of (2θ in degrees, intensity).
+        n_formula_units: how many of `formula` the cell of a crystal holds; None = any number.
+        spacegroup: international number, 1 to 230, or Hermann–Mauguin symbol.
+        pxrd: powder pattern: rows of (2θ in degrees at Cu Kα, intensity), or a file (.xy .xye .csv .txt).
         properties: wanted values, the unit in the key: {"gap_eV": 5.0}.
         model: bundled name, weights file, hub repository or a `Generator`; None = the bundled one for the task.
         seed: with it, draw i is the same on every run; None = a new one, which the report tells.
@@ -157,6 +159,7 @@ def generate(
         formula=formula,
         elements=elements,
         n_atoms=n_atoms,
+        n_formula_units=n_formula_units,
         spacegroup=spacegroup,
         pxrd=pxrd,
         properties=properties,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,17 @@ def niggli(structure: Structure) -> Structure:
     return placed(structure, cell_of(parameters(np.array(reduced))), np.linalg.solve(np.array(reduced).T, positions.T).T)
 
 
+def elongation(structure: Structure) -> float:
+    """Longest edge of the Niggli cell over the cube root of its volume; 1 for a cube.
+
+    Raises:
+        InputError: as `niggli`.
+    """
+    cell = niggli(structure).cell
+    assert cell is not None
+    return float(np.linalg.norm(cell, axis=1).max() / np.linalg.det(cell) ** (1 / 3))
+
+
 def symmetry(structure: Structure, tolerance: float = TOLERANCE) -> Any:
     """moyopy's data set of the symmetry of a crystal; None where none can be found at this tolerance.
 
@@ -87,6 +99,7 @@ def symmetry(structure: Structure, tolerance: float = TOLERANCE) -> Any:
     """
     import moyopy
 
+    logging.getLogger("moyo").setLevel(logging.ERROR)  # it tells of supercells, which are no fault here
     fraction = fractional(structure)
     assert structure.cell is not None
     cell = moyopy.Cell(structure.cell.tolist(), fraction.tolist(), structure.numbers.tolist())

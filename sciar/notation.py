@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 
@@ -91,6 +92,48 @@ def elements(value: str | int | Iterable[str | int], where: str = "elements") ->
     if not symbols:
         raise InputError(f"{where}: expected at least one element, got none; pass for example ['C', 'N', 'O']")
     return list(dict.fromkeys(symbols))
+
+
+def space_group(value: int | str) -> int:
+    """International number 1..230 of a number or of a Hermann–Mauguin symbol, short or full, in any setting.
+
+    Raises:
+        InputError: neither; the nearest symbol is suggested.
+
+    >>> space_group("Fm-3m"), space_group("P b n m"), space_group("14"), space_group(225)
+    (225, 62, 14, 225)
+    """
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 1 <= value <= 230:
+        return int(value)
+    if isinstance(value, str) and value.strip().isdigit() and 1 <= int(value) <= 230:
+        return int(value)
+    table = _symbols()
+    text = _compact(value) if isinstance(value, str) else ""
+    if text in table:
+        return table[text]
+    lower = {symbol.lower(): symbol for symbol in table}
+    near = difflib.get_close_matches(text.lower(), lower, n=1, cutoff=0.5)
+    hint = f"did you mean {lower[near[0]]!r}?" if near else "write for example 225 or 'Fm-3m'"
+    raise InputError(f"spacegroup: expected a number from 1 to 230 or a Hermann–Mauguin symbol, got {value!r}; {hint}")
+
+
+@lru_cache(maxsize=1)
+def _symbols() -> dict[str, int]:
+    """Symbols of all 530 settings without blanks, the standard ones first."""
+    import moyopy
+
+    found: dict[str, int] = {}
+    for number in range(1, 231):
+        found.setdefault(_compact(moyopy.SpaceGroupType(number).hm_short), number)
+    for hall in range(1, 531):
+        entry = moyopy.HallSymbolEntry(hall)
+        for symbol in (entry.hm_short, entry.hm_full):
+            found.setdefault(_compact(symbol), int(entry.number))
+    return found
+
+
+def _compact(symbol: str) -> str:
+    return re.sub(r"[\s_]", "", symbol)
 
 
 def element(value: str | int, where: str) -> str:

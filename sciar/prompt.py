@@ -22,7 +22,7 @@ class Prompt:
         formula_units: of a crystal, how many of `composition` the cell holds; None = any number.
         n_atoms: (fewest, most) atoms.
         space_group: international number 1..230.
-        pxrd: rows (2θ in degrees, intensity).
+        pxrd: rows (2θ in degrees at Cu Kα, intensity); see `sciar.pxrd`.
         crystal: the answer is periodic.
     """
 

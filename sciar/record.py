@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sciar.validate import Verdict
 
 FORMATS = (".sdf", ".xyz", ".extxyz", ".smi", ".cif", ".json", ".g6", ".edgelist")
+_NOTED = ("charge_balanced", "space_group", "pxrd_cosine", "pxrd_rwp", "energy_before_eV", "energy_after_eV", "relaxed")  # of a crystal
 _FIELDS = ("numbers", "positions", "cell", "bonds", "charges", "hydrogens", "tetrahedral", "double_bonds")
 
 
@@ -59,6 +60,9 @@ class Record:
         if self.label is not None:
             tags[self.tag] = self.label
         tags |= {"SCIAR_VALID": str(self.valid), "SCIAR_REASONS": "; ".join(self.verdict.reasons), "SCIAR_SCORE": f"{self.score:.6g}"}
+        if self.verdict.structure.cell is not None:
+            info = self.verdict.structure.info
+            tags |= {f"SCIAR_{key.upper()}": str(info[key]) for key in _NOTED if key in info}
         if self.attempts > 1:
             tags["SCIAR_ATTEMPTS"] = str(self.attempts)
         if self.fallback:

@@ -11,13 +11,12 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sciar.errors import InputError
-from sciar.notation import elements, parse_formula, parse_smiles
+from sciar.notation import elements, parse_formula, parse_smiles, space_group
 from sciar.prompt import Prompt
 from sciar.record import pack, unpack
 from sciar.structure import NUMBERS, SYMBOLS, Structure
@@ -27,9 +26,16 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "conformer": frozenset({"smiles", "fixed"}),
     "molecule": frozenset({"formula", "scaffold", "fixed", "elements", "n_atoms", "properties"}),
     "graph": frozenset({"scaffold", "elements", "n_atoms", "properties"}),
-    "crystal": frozenset({"formula", "fixed", "elements", "n_atoms", "spacegroup", "pxrd", "properties"}),
+    "crystal": frozenset({"formula", "n_formula_units", "fixed", "elements", "n_atoms", "spacegroup", "pxrd", "properties"}),
 }
-IMPLIED = {"smiles": "conformer", "formula": "crystal", "spacegroup": "crystal", "pxrd": "crystal", "scaffold": "molecule"}
+IMPLIED = {
+    "smiles": "conformer",
+    "formula": "crystal",
+    "n_formula_units": "crystal",
+    "spacegroup": "crystal",
+    "pxrd": "crystal",
+    "scaffold": "molecule",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +76,8 @@ def check(task: str | None = None, *, n: int = 1, **constraints: Any) -> Request
     Args:
         task: None = inferred from the constraints.
         n: draws for each row of input.
-        **constraints: smiles, scaffold, fixed, formula, elements, n_atoms, spacegroup, pxrd, properties; None = not given.
+        **constraints: smiles, scaffold, fixed, formula, n_formula_units, elements, n_atoms, spacegroup, pxrd, properties; None = not
+            given.
 
     Raises:
         InputError: anything that cannot be done, in one sentence.
@@ -87,7 +94,11 @@ def check(task: str | None = None, *, n: int = 1, **constraints: Any) -> Request
     if "n_atoms" in given:
         shared["n_atoms"] = arguments["n_atoms"] = _n_atoms(given["n_atoms"])
     if "spacegroup" in given:
-        shared["space_group"] = arguments["spacegroup"] = whole(given["spacegroup"], "spacegroup", 1, 230)
+        shared["space_group"] = arguments["spacegroup"] = space_group(given["spacegroup"])
+    if "n_formula_units" in given:
+        if "formula" not in given:
+            raise InputError("n_formula_units: expected formula= with it, got none; pass for example formula='TiO2'")
+        shared["formula_units"] = arguments["n_formula_units"] = whole(given["n_formula_units"], "n_formula_units", 1)
     if "properties" in given:
         shared["properties"] = arguments["properties"] = _properties(given["properties"])
     if "scaffold" in given:
@@ -164,7 +175,7 @@ def _excess(row: Row, statistics: Mapping[str, Any], model: str) -> str | None:
     prompt = row.prompt
     label = f"smiles {row.label[:80]!r}" if row.label and prompt.graph is not None else row.label or "prompt"
     numbers = [z for part in (prompt.graph, prompt.fixed) if part is not None for z in part.numbers.tolist()]
-    numbers += [NUMBERS[symbol] for symbol, count in (prompt.composition or {}).items() for _ in range(count)]
+    numbers += [NUMBERS[symbol] for symbol, count in (prompt.composition or {}).items() for _ in range(count * (prompt.formula_units or 1))]
     if allowed := statistics.get("elements"):
         foreign = sorted(set(numbers) - {NUMBERS[z] if isinstance(z, str) else int(z) for z in allowed})
         if foreign:
@@ -177,6 +188,8 @@ def _excess(row: Row, statistics: Mapping[str, Any], model: str) -> str | None:
     ):
         if statistics.get(key) and count > statistics[key]:
             return f"{label}: expected at most {statistics[key]} {what} for model {model!r}, got {count}; use another model"
+    if statistics.get("max_atoms") and prompt.n_atoms is not None and prompt.n_atoms[0] > statistics["max_atoms"]:
+        return f"n_atoms: expected at most {statistics['max_atoms']} for model {model!r}, got {prompt.n_atoms[0]}; use another model"
     return None
 
 
@@ -281,17 +294,9 @@ def _fixed(value: Any) -> Structure:
 
 
 def _pattern(value: Any) -> np.ndarray:
-    try:
-        table = (
-            np.loadtxt(value, comments=("#", "!"), usecols=(0, 1), ndmin=2)
-            if isinstance(value, (str, Path))
-            else np.asarray(value, dtype=float)
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(f"pxrd: expected two columns (2θ in degrees, intensity), got {error}; check the file") from None
-    if table.ndim != 2 or table.shape[1] != 2 or not len(table) or not np.isfinite(table).all():
-        raise InputError(f"pxrd: expected rows (2θ in degrees, intensity), got an array of shape {table.shape}; check the columns")
-    return table
+    from sciar import pxrd
+
+    return pxrd.read(value) if isinstance(value, (str, os.PathLike)) else pxrd.checked(value)
 
 
 def _only_allowed(shared: Mapping[str, Any]) -> None:
@@ -319,8 +324,9 @@ def _composed(formula: str, shared: Mapping[str, Any]) -> Prompt:
         )
     if "n_atoms" in shared:
         few, most = shared["n_atoms"]
-        size = sum(composition.values())
-        if (most // size * size if shared["crystal"] else size) < few or size > most:
-            units = "multiples of " if shared["crystal"] else ""
+        size = sum(composition.values()) * (shared.get("formula_units") or 1)
+        several = shared["crystal"] and "formula_units" not in shared
+        if (most // size * size if several else size) < few or size > most:
+            units = "multiples of " if several else ""
             raise InputError(f"formula {formula!r}: expected {few} to {most} atoms (n_atoms=), got {units}{size}; leave one of the two out")
     return Prompt(composition=composition, **shared)

@@ -1,7 +1,9 @@
 """Is a drawn structure what it should be? One check is one function that returns a reason or None.
 
-A molecule is judged against its own bonds, a conformer against the graph of its prompt. What a check expects (lengths, angles,
-closest contacts, stereo) depends on the graph alone, is worked out once per graph from RDKit's distance bounds and kept.
+A molecule is judged against its own bonds, a conformer against the graph of its prompt, a crystal by `sciar.packing`; whether a
+crystal's formula can be charge neutral, its space group and its agreement with a given pattern are noted in `info`. What a check
+of a molecule expects (lengths, angles, closest contacts, stereo) depends on the graph alone, is worked out once per graph from
+RDKit's distance bounds and kept.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciar import packing, pxrd
 from sciar.bonds import perceive_bonds
 from sciar.convert import RejectedError, add_conformer, parity, to_networkx, to_pymatgen, to_rdkit
 from sciar.errors import InputError
+from sciar.lattice import space_group
+from sciar.oxidation import charge_balanced
 from sciar.prompt import Prompt
 from sciar.structure import CIS, NONE, SYMBOLS, Structure
 
@@ -31,8 +36,6 @@ FIXED = 0.02  # Å, how far an atom may be from where it was fixed
 TWIST = {"ring": 35.0, "bond": 60.0}  # degrees, of an aromatic ring bond and of a double bond outside rings
 PYRAMID = {"flat": 0.3, "cage": 0.7}  # Å, of a trigonal carbon above the plane of its neighbours
 FLAT_CENTRE = 0.05  # Å³, signed volumes below this have no handedness
-MIN_DISTANCE = 0.5  # Å, between two atoms of a crystal; Xie et al., CDVAE, ICLR 2022
-MIN_VOLUME = 0.1  # Å³, of a unit cell; the same source
 ACCEPTORS = frozenset({7, 8, 9, 15, 16, 17, 35, 53})  # of a hydrogen bond
 SHOWN = 3  # faults of one kind that are named
 
@@ -127,19 +130,27 @@ def _graph(structure: Structure) -> Verdict:
 def _crystal(structure: Structure, prompt: Prompt) -> Verdict:
     if structure.positions is None or structure.cell is None:
         return Verdict(structure, None, ("no coordinates" if structure.positions is None else "no cell",))
-    if reason := small_volume(structure.cell):
+    if reason := packing.small_volume(structure.cell):
         return Verdict(structure, None, (reason,))
     try:
         crystal = to_pymatgen(structure)
     except InputError as error:
         return Verdict(structure, None, (f"no crystal: {error}",))
     reasons = [
-        close_sites(crystal),
-        wrong_composition(structure, prompt.composition, multiples=True),
+        packing.close_sites(crystal),
+        packing.odd_density(crystal),
+        packing.extreme_lattice(structure),
+        wrong_composition(structure, prompt.composition, prompt.formula_units),
         foreign_elements(structure, prompt.elements),
         wrong_size(structure, prompt.n_atoms),
+        packing.wrong_space_group(structure, prompt.space_group),
     ]
-    return Verdict(structure, crystal, tuple(reason for reason in reasons if reason))
+    counts = Counter(SYMBOLS[z] for z in structure.numbers)
+    notes: dict[str, object] = {"charge_balanced": charge_balanced(counts), "space_group": space_group(structure)}
+    if isinstance(prompt.pxrd, np.ndarray) and not any(reasons[:3]):
+        fit = pxrd.agreement(pxrd.simulated(structure), prompt.pxrd)
+        notes |= {"pxrd_cosine": fit.cosine, "pxrd_rwp": fit.rwp}
+    return Verdict(structure.with_info(**notes), crystal, tuple(reason for reason in reasons if reason))
 
 
 def _geometry(positions: np.ndarray, expected: _Expected) -> tuple[str, ...]:
@@ -175,18 +186,21 @@ def unpaired_electrons(mol: Chem.Mol) -> str | None:
     return f"valence: unpaired electrons: {_listed(open_shells)}" if open_shells else None
 
 
-def wrong_composition(structure: Structure, composition: Mapping[str, int] | None, multiples: bool = False) -> str | None:
-    """Other elements than asked for, or in other numbers; `multiples` allows several formula units."""
+def wrong_composition(structure: Structure, composition: Mapping[str, int] | None, units: int | None = 1) -> str | None:
+    """Other elements than asked for, or in other numbers; so many formula units, None = any number of them."""
     if composition is None:
         return None
     got = Counter(SYMBOLS[z] for z in structure.numbers)
     if structure.hydrogens is not None:
         got += Counter({"H": int(structure.hydrogens.sum())})
     asked = Counter(composition)
-    units = max(sum(got.values()) // max(sum(asked.values()), 1), 1) if multiples else 1
+    exact = units is not None
+    if units is None:
+        units = max(sum(got.values()) // max(sum(asked.values()), 1), 1)
     if got == Counter({symbol: units * count for symbol, count in asked.items()}):
         return None
-    return f"wrong composition: {_formula(got)}, expected {_formula(asked)}"
+    times = f"{units} × " if exact and units != 1 else ""
+    return f"wrong composition: {_formula(got)}, expected {times}{_formula(asked)}"
 
 
 def foreign_elements(structure: Structure, elements: Sequence[str] | None) -> str | None:
@@ -313,19 +327,6 @@ def double_bonds(positions: np.ndarray, expected: _Expected) -> str | None:
     wanted = np.where(expected.double_bonds[:, 4] == CIS, 1, -1)
     names = [f"bond {expected.name(*expected.double_bonds[k, 1:3])} {expected.sides[k]}" for k in np.flatnonzero(cosine * wanted <= 0)]
     return f"stereo changed: {_listed(names)}" if names else None
-
-
-def small_volume(cell: np.ndarray) -> str | None:
-    """A unit cell that is all but flat."""
-    volume = abs(float(np.linalg.det(cell)))
-    return None if volume >= MIN_VOLUME else f"volume: {volume:.2g} Å³, expected ≥ {MIN_VOLUME}"
-
-
-def close_sites(crystal: Any) -> str | None:
-    """Two atoms of a crystal, or one and its own image, closer than MIN_DISTANCE."""
-    i, j, _, distance = crystal.get_neighbor_list(MIN_DISTANCE)
-    names = [f"{crystal[a].specie}{a}…{crystal[b].specie}{b} {d:.2f} Å" for a, b, d in zip(i, j, distance, strict=True) if a <= b]
-    return f"clash: {_listed(names)}, expected > {MIN_DISTANCE}" if names else None
 
 
 # --- what a graph lets one expect ---

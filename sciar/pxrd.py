@@ -1,0 +1,227 @@
+"""Powder patterns: read from files, simulated, binned, and compared.
+
+A pattern is rows of (2θ in degrees, intensity) at Cu Kα: patterns of another wavelength are turned into it when they are read.
+It is either a list of peaks or a measured profile with many equally spaced points.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from sciar.convert import to_pymatgen
+from sciar.errors import InputError
+from sciar.structure import Structure
+
+CU_KA = 1.54184  # Å, mean of Kα1 and Kα2, as pymatgen's "CuKa"
+START, STOP, STEP = 5.0, 90.0, 0.1  # degrees 2θ of the binned profile
+FWHM = 0.4  # degrees 2θ, of a peak that is broadened
+STRAIN = 0.02  # relative change of all lattice lengths that a comparison may absorb
+PROFILE = 300  # points from which a pattern with equal steps is a measured profile
+BACKGROUND = 6.0  # degrees 2θ: what is broader than this is background
+FLOOR = 0.01  # of the highest point, added to the variance in Rwp so that empty parts do not count for everything
+COMMENT = "#!;'\"/*%"
+WAVELENGTH = re.compile(r"(?:wave\s*length|lambda|λ)[^0-9\n]{0,24}(\d*\.\d+)", re.IGNORECASE)
+
+Pattern = Float[np.ndarray, "p 2"]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well a simulated pattern fits another.
+
+    Args:
+        cosine: of the two binned profiles, 1 = the same.
+        rwp: weighted profile R-factor at the best scale, 0 = the same.
+        strain: relative change of the lattice lengths that fits best.
+    """
+
+    cosine: float
+    rwp: float
+    strain: float
+
+
+def read(path: str | os.PathLike[str], wavelength: float | None = None) -> Pattern:
+    """The pattern of a .xy, .xye, .csv or .txt file: 2θ and intensity in the first two columns, commas or blanks between them.
+
+    Lines before the first two numbers are a header. A wavelength stated in a comment or header (`wavelength: 0.7093`) is used.
+
+    Args:
+        path: of the file.
+        wavelength: Å; None = as the file says, else Cu Kα.
+
+    Raises:
+        InputError: not a file, not two columns of numbers, or no pattern (see `checked`).
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise InputError(f"pxrd: expected a file, got {(error.strerror or str(error)).lower()} ({path}); check the path") from None
+    rows: list[tuple[float, float]] = []
+    for number, line in enumerate(lines, 1):
+        words = re.split(r"[\s,;]+", line.strip().strip(",;"))
+        if not line.strip() or line.strip()[0] in COMMENT:
+            said = WAVELENGTH.search(line)
+        else:
+            try:
+                rows.append((float(words[0]), float(words[1])))
+                continue
+            except (ValueError, IndexError):
+                if rows:
+                    got = f"{line.strip()[:40]!r} in line {number} of {path.name}"
+                    raise InputError(f"pxrd: expected two columns (2θ in degrees, intensity), got {got}; correct it") from None
+            said = WAVELENGTH.search(line)
+        if said and wavelength is None and 0.1 < float(said[1]) < 10:
+            wavelength = float(said[1])
+    if not rows:
+        raise InputError(f"pxrd: expected two columns (2θ in degrees, intensity), got no line with two numbers in {path.name}; check it")
+    return checked(rows, wavelength)
+
+
+def checked(rows: object, wavelength: float | None = None) -> Pattern:
+    """Rows of (2θ, intensity) as a pattern at Cu Kα.
+
+    Args:
+        rows: p × 2 (further columns, such as errors, are left out).
+        wavelength: Å, of these rows; None = Cu Kα.
+
+    Raises:
+        InputError: other columns, angles that do not increase or are out of range, negative intensities, or no peaks.
+    """
+    try:
+        table = np.asarray(rows, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError("pxrd: expected rows (2θ in degrees, intensity), got something that is not numbers; check the columns") from None
+    if table.ndim != 2 or table.shape[1] < 2 or not len(table) or not np.isfinite(table[:, :2]).all():
+        raise InputError(f"pxrd: expected rows (2θ in degrees, intensity), got an array of shape {table.shape}; check the columns")
+    angle, intensity = table[:, 0], table[:, 1]
+    if (np.diff(angle) <= 0).any():
+        at = int(np.flatnonzero(np.diff(angle) <= 0)[0])
+        got = f"{angle[at]:g} before {angle[at + 1]:g}"
+        raise InputError(f"pxrd: expected increasing 2θ, got {got}; sort the rows or check which column is which")
+    if angle[0] < 0 or angle[-1] > 180:
+        raise InputError(f"pxrd: expected 2θ from 0 to 180°, got {angle[0]:g} to {angle[-1]:g}; check the columns")
+    if (intensity < 0).any():
+        got = f"{intensity.min():g} at {angle[intensity.argmin()]:g}°"
+        raise InputError(f"pxrd: expected intensities of at least 0, got {got}; leave the background in or cut at 0")
+    if wavelength is not None and wavelength <= 0:
+        raise InputError(f"pxrd: expected a wavelength above 0 Å, got {wavelength}; correct it")
+    scale = CU_KA / (wavelength or CU_KA)
+    sine = np.sin(np.radians(angle / 2)) * scale
+    seen = sine < 1
+    pattern = np.stack([2 * np.degrees(np.arcsin(sine[seen])), intensity[seen]], axis=1)
+    if not len(pattern) or not len(peaks(pattern)):
+        raise InputError("pxrd: expected a pattern with peaks, got none; check the intensities")
+    pattern[:, 1] *= 100 / pattern[:, 1].max()
+    return pattern
+
+
+def is_profile(pattern: Pattern) -> bool:
+    """Many points at about equal steps: a measured curve, not a list of peaks."""
+    if len(pattern) < PROFILE:
+        return False
+    steps = np.diff(pattern[:, 0])
+    return bool(np.quantile(steps, 0.95) < 3 * np.median(steps))
+
+
+def peaks(pattern: Pattern) -> Pattern:
+    """The peaks: those of a profile above its background by 2 % of the highest, the rows themselves of a list."""
+    if not is_profile(pattern):
+        return pattern[pattern[:, 1] > 0]
+    from scipy.signal import find_peaks
+
+    height = _without_background(pattern)
+    if height.max() <= 0:
+        return pattern[:0]
+    found, _ = find_peaks(np.concatenate([[0], height, [0]]), prominence=0.02 * height.max())
+    at = found - 1
+    return np.stack([pattern[at, 0], height[at]], axis=1)
+
+
+def grid(start: float = START, stop: float = STOP, step: float = STEP) -> Float[np.ndarray, "g"]:
+    """Angles of the binned profile, in degrees 2θ."""
+    return start + step * np.arange(round((stop - start) / step) + 1)
+
+
+def binned(
+    pattern: Pattern, start: float = START, stop: float = STOP, step: float = STEP, fwhm: float = FWHM, strain: float = 0.0
+) -> Float[np.ndarray, "g"]:
+    """The pattern on a grid, highest point 1: peaks become Gaussians, a profile loses its background. The same rows give the same numbers.
+
+    Args:
+        pattern: rows at Cu Kα.
+        start, stop, step: of the grid, degrees 2θ.
+        fwhm: of the Gaussians, degrees 2θ.
+        strain: relative change of the lattice lengths before binning.
+    """
+    at = grid(start, stop, step)
+    angle = pattern[:, 0]
+    if strain:
+        angle = 2 * np.degrees(np.arcsin(np.clip(np.sin(np.radians(angle / 2)) / (1 + strain), 0, 1)))
+    sigma = fwhm / 2.3548
+    if is_profile(pattern):
+        curve = np.interp(at, angle, _without_background(pattern, sigma), left=0.0, right=0.0)
+    else:
+        curve = (pattern[:, 1] * np.exp(-0.5 * ((at[:, None] - angle) / sigma) ** 2)).sum(axis=1)
+    highest = curve.max() if len(curve) else 0.0
+    return curve / highest if highest > 0 else np.zeros_like(at)
+
+
+def simulated(structure: Structure, stop: float = 120.0) -> Pattern:
+    """The peaks of a crystal at Cu Kα up to `stop` degrees 2θ, highest 100; pymatgen's calculator.
+
+    Raises:
+        InputError: no crystal.
+    """
+    from pymatgen.analysis.diffraction.xrd import XRDCalculator
+
+    if structure.cell is None:
+        raise InputError("pxrd: expected a crystal, got a structure without a cell; give it one")
+    found = XRDCalculator(wavelength=CU_KA).get_pattern(to_pymatgen(structure), two_theta_range=(0, stop))  # type: ignore[arg-type]
+    return np.stack([np.asarray(found.x, dtype=float), np.asarray(found.y, dtype=float)], axis=1).reshape(-1, 2)
+
+
+def agreement(mine: Pattern, wanted: Pattern, strain: float = STRAIN) -> Agreement:
+    """Compare a simulated pattern with a wanted one where the latter was measured.
+
+    Rwp = √(Σ w (y − s ŷ)² / Σ w y²) with w = 1 / (y + floor) and the best s.
+
+    Args:
+        mine: peaks of a candidate.
+        wanted: the pattern that was given.
+        strain: largest relative change of lattice lengths that is tried, in steps of 0.1 %; 0 = none.
+
+    Source: Young, The Rietveld Method, 1993, for Rwp.
+    """
+    low, high = (max(START, wanted[0, 0]), min(STOP, wanted[-1, 0])) if is_profile(wanted) else (START, STOP)
+    if high - low < 1.0:  # nothing of it is where patterns are compared
+        low, high = START, STOP
+    target = binned(wanted, low, high)
+    steps = round(strain / 1e-3)
+    best = Agreement(0.0, 1.0, 0.0)
+    for k in sorted(range(-steps, steps + 1), key=abs):
+        curve = binned(mine, low, high, strain=k * 1e-3)
+        norm = float(np.linalg.norm(curve) * np.linalg.norm(target))
+        cosine = float(curve @ target) / norm if norm else 0.0
+        if cosine > best.cosine:
+            weight = 1 / (target + FLOOR)
+            scale = float((weight * target * curve).sum() / (weight * curve**2).sum())
+            rwp = float(np.sqrt((weight * (target - scale * curve) ** 2).sum() / (weight * target**2).sum()))
+            best = Agreement(cosine, rwp, k * 1e-3)
+    return best
+
+
+def _without_background(pattern: Pattern, sigma: float = 0.0) -> np.ndarray:
+    """Heights of a profile, broadened by a Gaussian of sigma in degrees, above what varies slowly: the smoothed opening."""
+    from scipy.ndimage import gaussian_filter1d, grey_opening, uniform_filter1d
+
+    step = float(np.median(np.diff(pattern[:, 0])))
+    height = gaussian_filter1d(pattern[:, 1], sigma / step) if sigma else pattern[:, 1]
+    width = max(3, round(BACKGROUND / step))
+    return np.maximum(height - uniform_filter1d(grey_opening(height, width), width), 0.0)

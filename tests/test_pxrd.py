@@ -1,0 +1,103 @@
+"""Powder patterns: files as people have them, peaks where Bragg puts them, agreement of right and wrong structures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crystals import caesium_chloride, rock_salt
+
+from sciar import pxrd
+from sciar.errors import InputError
+
+
+def profile(structure: object, noise: float = 0.0, background: float = 0.0) -> np.ndarray:
+    """A measured curve: pseudo-counts at 0.02° with a falling background."""
+    angle = np.arange(10, 80, 0.02)
+    lines = pxrd.simulated(structure)  # type: ignore[arg-type]
+    curve = (lines[:, 1] * np.exp(-0.5 * ((angle[:, None] - lines[:, 0]) / 0.06) ** 2)).sum(axis=1) * 10
+    curve = curve + background * np.exp(-angle / 40)
+    return np.stack([angle, np.maximum(curve + np.random.default_rng(0).normal(0, noise, len(angle)), 0)], axis=1)
+
+
+def test_peaks_are_where_bragg_puts_them() -> None:
+    lines = pxrd.simulated(rock_salt(5.64))
+    for miller in ((1, 1, 1), (2, 0, 0), (2, 2, 0)):
+        spacing = 5.64 / np.linalg.norm(miller)
+        wanted = 2 * np.degrees(np.arcsin(pxrd.CU_KA / 2 / spacing))
+        assert np.abs(lines[:, 0] - wanted).min() < 0.01
+    assert lines[lines[:, 1].argmax(), 0] == pytest.approx(31.7, abs=0.1)  # 200 of halite
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.xy", "# halite\n27.4 10\n31.7 100\n45.5 55\n"),
+        ("a.xye", "27.4 10 0.1\n31.7 100 1\n45.5 55 0.5\n"),
+        ("a.csv", "2theta,intensity\n27.4,10\n31.7,100\n45.5,55\n"),
+        ("a.txt", "Sample: NaCl\nAngle Counts\n\n27.4;\t10\n31.7;\t100\n45.5;\t55\n"),
+    ],
+)
+def test_files(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    assert pxrd.read(tmp_path / name) == pytest.approx(np.array([[27.4, 10], [31.7, 100], [45.5, 55]]))
+
+
+def test_wavelength_of_a_comment_or_an_argument(tmp_path: Path) -> None:
+    spacing = np.array([3.0, 2.0])
+    angles = 2 * np.degrees(np.arcsin(0.7093 / 2 / spacing))
+    rows = "".join(f"{a:.5f} 10\n" for a in angles)
+    wanted = 2 * np.degrees(np.arcsin(pxrd.CU_KA / 2 / spacing))
+    (tmp_path / "said.xy").write_text(f"# Mo, wavelength = 0.7093 A\n{rows}")
+    (tmp_path / "bare.xy").write_text(rows)
+    assert pxrd.read(tmp_path / "said.xy")[:, 0] == pytest.approx(wanted, abs=1e-3)
+    assert pxrd.read(tmp_path / "bare.xy", 0.7093)[:, 0] == pytest.approx(wanted, abs=1e-3)
+    assert pxrd.read(tmp_path / "bare.xy")[:, 0] == pytest.approx(angles, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "no line with two numbers"),
+        ("only text\n", "no line with two numbers"),
+        ("20\n30\n", "no line with two numbers"),
+        ("20 1\nbroken line\n", "got 'broken line' in line 2"),
+        ("20 1\n20 2\n", "expected increasing 2θ, got 20 before 20"),
+        ("20 1\n30 -2\n", "at least 0, got -2 at 30°"),
+        ("20 0\n30 0\n", "a pattern with peaks, got none"),
+        ("20 1\n300 5\n", "from 0 to 180"),
+        ("".join(f"{10 + 0.02 * k:.2f} 7\n" for k in range(3000)), "a pattern with peaks, got none"),
+    ],
+)
+def test_files_that_are_no_pattern(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "bad.xy").write_text(text)
+    with pytest.raises(InputError, match="^pxrd: ") as error:
+        pxrd.read(tmp_path / "bad.xy")
+    assert sentence in str(error.value)
+
+
+def test_binning_is_deterministic_and_finds_the_peaks_of_a_profile() -> None:
+    salt = rock_salt()
+    curve = pxrd.checked(profile(salt, noise=3, background=400))
+    assert pxrd.is_profile(curve)
+    found, lines = pxrd.peaks(curve), pxrd.simulated(salt)
+    strong = lines[(lines[:, 1] > 5) & (lines[:, 0] < 78)]
+    assert all(np.abs(found[:, 0] - angle).min() < 0.1 for angle in strong[:, 0])
+    one, two = pxrd.binned(curve), pxrd.binned(curve)
+    assert np.array_equal(one, two) and one.shape == pxrd.grid().shape == (851,) and one.max() == 1
+    assert one @ pxrd.binned(lines) / np.linalg.norm(one) / np.linalg.norm(pxrd.binned(lines)) > 0.95
+
+
+def test_the_right_structure_agrees_best() -> None:
+    salt = rock_salt()
+    for wanted in (pxrd.simulated(salt), pxrd.checked(profile(salt, noise=3, background=400))):
+        right = pxrd.agreement(pxrd.simulated(salt), wanted)
+        strained = pxrd.agreement(pxrd.simulated(rock_salt(5.64 * 1.01)), wanted)
+        wrong = [pxrd.agreement(pxrd.simulated(s), wanted) for s in (caesium_chloride(), rock_salt(5.0))]
+        assert right.cosine > 0.95 and right.rwp < 0.4
+        assert strained.cosine > 0.93 and strained.strain == pytest.approx(-0.01, abs=0.002)
+        assert pxrd.agreement(pxrd.simulated(rock_salt(5.64 * 1.01)), wanted, strain=0).cosine < strained.cosine
+        assert all(other.cosine < strained.cosine - 0.1 and other.rwp > right.rwp + 0.1 for other in wrong)
+    same = pxrd.agreement(pxrd.simulated(salt), pxrd.simulated(salt))
+    assert same.cosine == pytest.approx(1) and same.rwp == pytest.approx(0, abs=1e-6) and same.strain == 0
