@@ -108,6 +108,19 @@ def to_dict(structure: Structure) -> dict[str, Any]:
     return {**entry, "info": {key: _plain(value) for key, value in structure.info.items()}}
 
 
+def xyz_block(structure: Structure, comment: str = "", digits: int = 8) -> str:
+    """One frame of an XYZ file, coordinates in Å.
+
+    Raises:
+        InputError: no positions.
+    """
+    if structure.positions is None:
+        raise InputError("xyz: expected positions, got none; write .smi or .sdf")
+    places = zip(structure.numbers, structure.positions, strict=True)
+    atoms = (f"{SYMBOLS[z]} {x:.{digits}f} {y:.{digits}f} {w:.{digits}f}\n" for z, (x, y, w) in places)
+    return f"{structure.n_atoms}\n{comment}\n{''.join(atoms)}"
+
+
 def from_dict(entry: Mapping[str, Any]) -> Structure:
     """The structure that `to_dict` took apart; other keys go to `info`.
 
@@ -391,11 +404,8 @@ def _extxyz(structure: Structure) -> str:
 
 
 def _frame(structure: Structure, head: str) -> str:
-    if structure.positions is None:
-        raise InputError("xyz: expected positions, got none; write .smi or .sdf")
     tags = " ".join(f"{key}={_quoted(value)}" for key, value in structure.info.items() if key.isidentifier())
-    atoms = (f"{SYMBOLS[z]} {x:.8f} {y:.8f} {w:.8f}\n" for z, (x, y, w) in zip(structure.numbers, structure.positions, strict=True))
-    return f"{structure.n_atoms}\n{head}{tags}\n{''.join(atoms)}"
+    return xyz_block(structure, head + tags)
 
 
 def _cif(structure: Structure) -> str:

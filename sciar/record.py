@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciar.errors import InputError
-from sciar.files import edge_list, graph6
+from sciar.files import edge_list, graph6, xyz_block
 from sciar.structure import SYMBOLS, Structure
 
 if TYPE_CHECKING:
@@ -149,9 +149,9 @@ def _frame(record: Record, comment: str) -> str:
     structure = record.verdict.structure
     if structure.positions is None and structure.n_atoms and record.valid:
         raise InputError("output: expected 3D structures for .xyz, got a graph without positions; use .smi or .sdf")
-    positions = structure.positions if structure.positions is not None else np.zeros((structure.n_atoms, 3))
-    atoms = (f"{SYMBOLS[z]} {x:.6f} {y:.6f} {w:.6f}\n" for z, (x, y, w) in zip(structure.numbers, positions, strict=True))
-    return f"{structure.n_atoms}\n{comment}\n{''.join(atoms)}"
+    if structure.positions is None:
+        structure = Structure(structure.numbers, np.zeros((structure.n_atoms, 3)))
+    return xyz_block(structure, comment, digits=6)
 
 
 def _xyz(record: Record) -> str:

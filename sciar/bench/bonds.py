@@ -16,8 +16,9 @@ from sciar.bench import Progress, Result
 from sciar.bonds import lookup_bonds, perceive_bonds
 from sciar.convert import to_rdkit, to_smiles
 from sciar.errors import InputError
+from sciar.files import xyz_block
 from sciar.metrics import molecule as metrics
-from sciar.structure import SYMBOLS, Structure
+from sciar.structure import Structure
 
 NOISES = (0.0, 0.03, 0.06, 0.1)  # Å
 
@@ -95,7 +96,7 @@ def _rdkit(structure: Structure) -> str | None:
     from rdkit import Chem
     from rdkit.Chem import rdDetermineBonds
 
-    mol = Chem.MolFromXYZBlock(_xyz(structure))
+    mol = Chem.MolFromXYZBlock(xyz_block(structure, digits=5))
     try:
         rdDetermineBonds.DetermineBonds(mol, charge=0, embedChiral=False, maxIterations=20_000)
     except (ValueError, RuntimeError):
@@ -113,18 +114,10 @@ def _open_babel() -> Callable[[Structure], str | None] | None:
     def perceive(structure: Structure) -> str | None:
         from rdkit import Chem
 
-        mol = Chem.MolFromMolBlock(pybel.readstring("xyz", _xyz(structure)).write("mol"), removeHs=False)
+        mol = Chem.MolFromMolBlock(pybel.readstring("xyz", xyz_block(structure, digits=5)).write("mol"), removeHs=False)
         return None if mol is None else _smiles(mol)
 
     return perceive
-
-
-def _xyz(structure: Structure) -> str:
-    lines = [
-        f"{SYMBOLS[z]} {x:.5f} {y:.5f} {c:.5f}"
-        for z, (x, y, c) in zip(structure.numbers.tolist(), np.asarray(structure.positions).tolist(), strict=True)
-    ]
-    return "\n".join([str(len(lines)), "", *lines, ""])
 
 
 def _smiles(mol: Any) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +81,18 @@ def de_novo(model: Any, n: int, seed: int, device: str | None = None, task: str 
     samples = load(model, device).generate(task, n=n, seed=seed, retry=0, **options)
     structures = [r.verdict.structure if r.verdict.structure.n_atoms else None for r in samples.records]
     return Drawn(structures, samples.scores, samples.run.seconds, samples.run.calls)
+
+
+def graphs(model: Any, n: int, seed: int, device: str | None, masked: bool, progress: Callable[[str, int], None]) -> dict[str, Drawn]:
+    """n graphs of a model, and if `masked` n more with the sampler's valence mask, by the name in a table.
+
+    `progress` is told what is drawn and how much is done.
+    """
+    cases: dict[str, Drawn] = {}
+    for label, options in (("", {}), (", valence mask", {"valence": True}))[: 1 + masked]:
+        progress(f"drawing{label}", len(cases))
+        cases[name_of(model) + label] = de_novo(model, n, seed, device, task="graph", **options)
+    return cases
 
 
 @contextmanager

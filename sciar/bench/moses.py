@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sciar.arguments import lines_of
 from sciar.bench import Progress, Result, front, published
 from sciar.errors import InputError
 from sciar.metrics import molecule, moses
@@ -55,14 +56,11 @@ def run_protocol(
     cases: dict[str, tuple[list[str | None], float, int]] = {}
     if samples is not None:
         whole = not isinstance(samples, str | os.PathLike)
-        cases["samples"] = (list(samples) if whole else lines(Path(samples)), 0.0, 0)  # type: ignore[arg-type]
+        cases["samples"] = (list(samples) if whole else [*lines_of(Path(samples))], 0.0, 0)  # type: ignore[arg-type]
     else:
-        for label, options in (("", {}), (", valence mask", {"valence": True}))[: 1 + masked]:
-            progress(f"drawing{label}", len(cases), 4)
-            drawn = front.de_novo(model, n, seed, device, task="graph", **options)
+        for name, drawn in front.graphs(model, n, seed, device, masked, lambda what, done: progress(what, done, 4)).items():
             judged = [molecule.by_bonds(structure) for structure in drawn.structures]
-            strict = [None if record is None else record.smiles for record in judged]
-            cases[front.name_of(model) + label] = (strict, drawn.seconds, drawn.calls)
+            cases[name] = ([None if record is None else record.smiles for record in judged], drawn.seconds, drawn.calls)
     progress("references", 2, 4)
     chemnet = importlib.util.find_spec("fcd") is not None
     known = {name: _profiled(name, smiles, chemnet) for name, smiles in (references or _sets()).items()}
@@ -87,19 +85,6 @@ def run_protocol(
     raw = {key: value for key, value in rows[0].items() if key not in ("model", "draws")}
     total, spent = sum(row["draws"] for row in rows), sum(seconds for _, seconds, _ in cases.values())
     return Result("moses", n if model is not None else total, total, spent, raw, published=published("moses"), rows=rows, notes=notes)
-
-
-def lines(path: Path) -> list[str | None]:
-    """SMILES of a file, one a line with an optional name behind it; None for an empty line.
-
-    Raises:
-        InputError: no such file.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"bench moses: expected a file of SMILES, got {path}: {(error.strerror or 'unreadable').lower()}") from None
-    return [line.split()[0] if line.strip() else None for line in text.splitlines()]
 
 
 def _sets() -> dict[str, list[str]]:

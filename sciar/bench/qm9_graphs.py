@@ -48,11 +48,7 @@ def run_protocol(
     if samples is not None:
         cases["samples"] = front.Drawn(list(samples), np.full(len(samples), np.nan), 0.0, 0)
     else:
-        progress("drawing", 0, 3)
-        cases[front.name_of(model)] = front.de_novo(model, n, seed, device, task="graph")
-        if masked:
-            progress("drawing with the valence mask", 1, 3)
-            cases[f"{front.name_of(model)}, valence mask"] = front.de_novo(model, n, seed, device, task="graph", valence=True)
+        cases = front.graphs(model, n, seed, device, masked, lambda what, done: progress(what, done, 3))
     progress("judging", 2, 3)
     known, test = _references() if novelty else (None, [])
     notes = [

@@ -212,7 +212,7 @@ def _facts(text: str) -> tuple[np.ndarray, list[str], str, list[float]] | None:
         bits = rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS).GetFingerprintAsNumPy(mol)
         fragments = Chem.MolToSmiles(BRICS.BreakBRICSBonds(mol)).split(".")
         scaffold = MurckoScaffold.GetScaffoldForMol(mol)
-        named = Chem.MolToSmiles(scaffold) if Chem.GetSSSR(scaffold) and len(Chem.GetSSSR(scaffold)) >= 2 else ""
+        named = Chem.MolToSmiles(scaffold) if len(Chem.GetSSSR(scaffold)) >= 2 else ""
         values = [Crippen.MolLogP(mol), sascorer.calculateScore(mol), QED.qed(mol), Descriptors.MolWt(mol)]
     return np.packbits(bits), fragments, named, values
 

@@ -22,7 +22,7 @@ def test_a_strangers_file_and_a_list_give_the_same_numbers(tmp_path: Path) -> No
 def test_what_cannot_be_judged(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="model= or samples="):
         bench.run("moses")
-    with pytest.raises(InputError, match="file of SMILES"):
+    with pytest.raises(InputError, match="text file"):
         bench.run("moses", samples=tmp_path / "none.smi", references={"Test": TEST}, train=[])
     nothing = bench.run("moses", samples=["C1CC", None], references={"Test": TEST}, train=[])
     assert nothing.raw == {"valid": 0.0}
