@@ -44,6 +44,8 @@ class ModelConfig:
         sites_width, sites_layers: of the denoiser. neighbours: that it sees of each atom.
         sigma_low, sigma_high: range of its noise, Å. strain_low, strain_high: of the lattice numbers.
         condition_drop: share of training crystals whose properties are hidden.
+        words_weight, lattice_weight, sites_weight: of the loss parts. The denoiser shares nothing with the rest: with sites_weight 0 it is
+            left alone, with the other two 0 nothing else is trained.
     """
 
     width: int = 256
@@ -55,18 +57,23 @@ class ModelConfig:
     draws: int = 4
     sites_width: int = 128
     sites_layers: int = 4
-    neighbours: int = 28
-    sigma_low: float = 0.005
+    neighbours: int = 24
+    sigma_low: float = 0.02
     sigma_high: float = 2.0
-    strain_low: float = 0.002
-    strain_high: float = 0.2
+    strain_low: float = 0.003
+    strain_high: float = 0.4
     condition_drop: float = 0.3
+    words_weight: float = 0.1
+    lattice_weight: float = 1.0
+    sites_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise InputError(f"ModelConfig: expected width divisible by heads, got {self.width} and {self.heads}")
         if not (0 < self.sigma_low < self.sigma_high and 0 < self.strain_low < self.strain_high):
             raise InputError("ModelConfig: expected 0 < low < high for sigma and strain; swap them")
+        if not (self.words_weight or self.lattice_weight or self.sites_weight):
+            raise InputError("ModelConfig.words_weight: expected a part of the loss above 0, got none")
 
 
 class Catalogue(nn.Module):
@@ -121,8 +128,8 @@ class Catalogue(nn.Module):
         facts = [(g.number, p.letter, sites[p.site], min(p.multiplicity, 32), p.free) for g, p in every]
         keep("facts", [*facts, (0, len(LETTERS), len(sites), 0, 0)])
         self.count, self.longest, self.max_atoms = n, max(known), max_atoms
-        sizes = (231, len(LETTERS) + 1, len(sites) + 1, 33, 4)
-        self.parts = nn.ModuleList(nn.Embedding(size, width) for size in sizes)
+        self.sizes = (231, len(LETTERS) + 1, len(sites) + 1, 33, 4)
+        self.parts = nn.ModuleList(nn.Embedding(size, width) for size in self.sizes)
         self.own = nn.Embedding(n + 1, width)
 
     def vectors(self) -> Float[Tensor, "p d"]:
@@ -211,8 +218,7 @@ class Model(AbstractModel):
         self.conditions = nn.ModuleList(nn.Linear(16, w, bias=False) for _ in range(wanted))
         process = EDM(sigma_data=1.0, log_mean=-1.5, log_std=1.4, sigma_min=0.005, sigma_max=10.0)
         self.lattice_head = DiffusionHead(w, config.head_width, config.head_depth, process, size=6)
-        self.orbit_element, self.whole = nn.Embedding(ELEMENTS, w), nn.Linear(w, w)
-        self.sites = Sites(w, config.sites_width, config.sites_layers, config.neighbours)
+        self.sites = Sites(ELEMENTS, self.catalogue.sizes[2:], config.sites_width, config.sites_layers, config.neighbours)
         initialise(self, config.layers)
         self.lattice_head.reset()
         nn.init.normal_(self.sites.push.weight, std=1e-3)
@@ -306,6 +312,19 @@ class Model(AbstractModel):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Nats of the words per crystal, denoising errors of the lattice and of the sites."""
+        c = self.config
+        parts: dict[str, Tensor] = {}
+        if c.words_weight or c.lattice_weight:
+            parts |= self._words_loss(batch, generator)
+        if c.sites_weight:
+            parts |= self._sites_loss(batch, generator)
+        words = [parts[name] for name in ("composition", "group", "positions") if name in parts]
+        weighted = [c.words_weight * part for part in words]
+        weighted += [c.lattice_weight * parts["lattice"]] if "lattice" in parts else []
+        weighted += [c.sites_weight * (parts["sites"] + parts["cell"])] if "sites" in parts else []
+        return {"loss": torch.stack(weighted).sum(), **parts}
+
+    def _words_loss(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
         words = self.words(batch)
         device = batch["group"].device
         number = batch["group"][:, 0]
@@ -325,19 +344,11 @@ class Model(AbstractModel):
         nats_positions = _nats(logits.float().masked_fill(~allowed, -1e9), batch["letters"], there)
         last = (words.real * torch.arange(words.real.shape[1], device=device)).argmax(1)
         summary = states[torch.arange(len(batch), device=device), last]
-        lattice = batch["lattice"][:, 0]
-        position = words.position[:, m + 3 :]
-        error_lattice = self._lattice_loss(summary, number, lattice, batch, generator)
-        error_sites, error_cell = self._sites_loss(summary, number, position, batch, generator)
-        total = (nats + nats_group + nats_positions).mean() * 0.1 + error_lattice + error_sites + error_cell
         return {
-            "loss": total,
             "composition": nats.mean(),
             "group": nats_group.mean(),
             "positions": nats_positions.mean(),
-            "lattice": error_lattice,
-            "sites": error_sites,
-            "cell": error_cell,
+            "lattice": self._lattice_loss(summary, number, batch["lattice"][:, 0], batch, generator),
         }
 
     def _pair_nats(
@@ -392,16 +403,10 @@ class Model(AbstractModel):
         used = (self.catalogue.basis[self.catalogue.system[number]] != 0).any(1)
         return self.lattice_head.loss(summary, target, self.config.draws, generator, used).mean()
 
-    def orbit_states(
-        self, summary: Float[Tensor, "b d"], element: Int[Tensor, "b o"], table: Tensor, position: Int[Tensor, "b o"]
-    ) -> Tensor:
-        """What the denoiser is told of each orbit."""
-        return self.orbit_element(element) + table[position] + self.whole(summary)[:, None]
-
-    def _sites_loss(
-        self, summary: Tensor, number: Tensor, position: Tensor, batch: Batch, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+    def _sites_loss(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
         c, config = self.catalogue, self.config
+        number = batch["group"][:, 0]
+        position = torch.where(batch.masks["orbits"], c.start[number][:, None] + batch["letters"], c.count)
         frame = c.frame(number, position)
         u, lattice = batch["free"], batch["lattice"][:, 0]
         draw = lambda low, high: torch.exp(np.log(low) + np.log(high / low) * torch.rand(len(number), generator=generator, device=u.device))  # noqa: E731
@@ -412,8 +417,7 @@ class Model(AbstractModel):
             cell = frame.cell(noisy_lattice)
             noise = frame.projected(cell, sigma[:, None, None] * torch.randn(u.shape, generator=generator, device=u.device))
         element = batch["elements"].gather(1, batch["owner"])
-        state = self.orbit_states(summary, element, c.vectors(), position)
-        clean_u, clean_lattice = self.sites(frame, u + noise, noisy_lattice, sigma, strain, state)
+        clean_u, clean_lattice = self.sites(frame, u + noise, noisy_lattice, sigma, strain, element, c.facts[position][..., 2:])
         with torch.autocast(u.device.type, enabled=False):
             off = frame.shifted(cell, clean_u - u).square().sum(-1)
             free = c.free[position]
@@ -423,7 +427,7 @@ class Model(AbstractModel):
             sites = (per * (s + d) / (s * d)).sum() / (weight.sum(1) > 0).sum().clamp(min=1)
             s, d = strain**2, self.sites.strain_data**2
             off_cell = ((clean_lattice - lattice).square() * used).sum(1) / used.sum(1)
-            return sites, (off_cell * (s + d) / (s * d)).mean()
+            return {"sites": sites, "cell": (off_cell * (s + d) / (s * d)).mean()}
 
     def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
         """See `sciar.family.Model.sample`; options: `sciar.families.orbits.sample.Options`."""

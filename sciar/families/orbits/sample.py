@@ -319,7 +319,7 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
     scaled = model.lattice_head.sample(summary, noise.to(device), options.lattice_steps, temperature=options.lattice_temperature, used=used)
     lattice = model.scaled(scaled.float(), number, atoms, back=True)
     frame, u = c.frame(number, position), start.to(device)
-    state = model.orbit_states(summary, element, model.catalogue.vectors(), position)
+    facts = c.facts[position][..., 2:]
     sigmas, strains = (np.geomspace(first, last, options.steps) for first, last in ((options.sigma, 0.01), (options.strain, 0.003)))
     for i, (sigma, strain) in enumerate(zip(sigmas, strains, strict=True)):
         if fresh is not None and 0 < i < options.steps - 1:
@@ -327,7 +327,7 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
                 kick = sigma * ((1 + options.churn) ** 2 - 1) ** 0.5 * fresh[i - 1].to(device)
                 u, sigma = u + frame.projected(frame.cell(lattice), kick), sigma * (1 + options.churn)
         levels = (torch.full((len(rows),), float(level), device=device) for level in (sigma, strain))
-        clean_u, clean_lattice = model.sites(frame, u, lattice, *levels, state)
+        clean_u, clean_lattice = model.sites(frame, u, lattice, *levels, element, facts)
         last = i + 1 == options.steps
         u = clean_u + (0.0 if last else float(sigmas[i + 1] / sigma)) * (u - clean_u)
         lattice = clean_lattice + (0.0 if last else float(strains[i + 1] / strain)) * (lattice - clean_lattice)

@@ -6,6 +6,7 @@ atom; what it answers is projected on what the symmetry leaves free. A drawn cry
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,19 +85,28 @@ class Sites(nn.Module):
     """û = u + projection of Σ_j φ_ij r̂_ij, p̂ = p + projection of Σ ψ_ij r̂_ij r̂_ijᵀ; preconditioned as EDM with c_skip = 1.
 
     Args:
-        width_state: of the states given with each orbit. width: of its own. layers: rounds of messages.
+        elements: atomic numbers it may be given. facts: how many values each fact about a position has.
+        width: of its states. layers: rounds of messages.
         neighbours: of each atom, the nearest ones; their weight falls to zero at the farthest, so that ties do not break symmetry.
         sigma_data, strain_data: spread of what is left to know about a position (Å) and a lattice number.
     """
 
     def __init__(
-        self, width_state: int, width: int, layers: int, neighbours: int, sigma_data: float = 0.7, strain_data: float = 0.1
+        self,
+        elements: int,
+        facts: Sequence[int],
+        width: int,
+        layers: int,
+        neighbours: int,
+        sigma_data: float = 0.7,
+        strain_data: float = 0.15,
     ) -> None:
         super().__init__()
         self.neighbours, self.layers = neighbours, layers
         self.sigma_data, self.strain_data = sigma_data, strain_data
         self.channels = 16
-        self.inside = nn.Linear(width_state, width)
+        self.element, self.composition, self.whole = nn.Embedding(elements, width), nn.Embedding(elements, width), nn.Linear(width, width)
+        self.facts = nn.ModuleList(nn.Embedding(size, width) for size in facts)
         self.levels = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))
         self.fourier, self.radial = Fourier(16, 0.05, 1.0), RadialBasis(40, REACH)
         self.ends = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(layers))
@@ -118,14 +128,15 @@ class Sites(nn.Module):
         lattice: Float[Tensor, "b 6"],
         sigma: Float[Tensor, "b"],
         strain: Float[Tensor, "b"],
-        state: Float[Tensor, "b o d"],
+        element: Int[Tensor, "b o"],
+        facts: Int[Tensor, "b o f"],
     ) -> tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"]]:
         """Estimates of the free coordinates and lattice numbers, their errors assumed `sigma` Å and `strain`."""
         exact = torch.autocast(u.device.type, enabled=False)  # bf16 would round a coordinate to 0.02 Å
         with exact:
             cell = frame.cell(lattice)
             edges = self._edges(frame, u, cell)
-        pushes = self._network(frame, *edges, sigma, strain, state)
+        pushes = self._network(frame, *edges, sigma, strain, self.states(frame, element, facts))
         with exact:
             vector, weight = edges[0], edges[3]
             pushes = pushes.float() * weight[..., None]
@@ -141,6 +152,15 @@ class Sites(nn.Module):
             change = torch.linalg.solve(gram + torch.diag_embed(unused), wanted)
             scale = strain * self.strain_data * (strain**2 + self.strain_data**2).rsqrt()
             return moved, lattice + scale[:, None] * change
+
+    def states(self, frame: Frame, element: Int[Tensor, "b o"], facts: Int[Tensor, "b o f"]) -> Float[Tensor, "b o d"]:
+        """What is known of each orbit before its surroundings: its element, its position, the composition of the cell."""
+        share = (frame.size / frame.size.sum(1, keepdim=True).clamp(min=1))[..., None]
+        whole = self.whole((share * self.composition(element)).sum(1))
+        own: Tensor = self.element(element)
+        for k, part in enumerate(self.facts):
+            own = own + part(facts[..., k])
+        return own + whole[:, None]
 
     def _edges(self, frame: Frame, u: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Vectors in Å, lengths, orbits and weights of the nearest atoms around each orbit's first one: (b o k …)."""
@@ -184,7 +204,7 @@ class Sites(nn.Module):
         row = torch.zeros(b * o, dtype=torch.long, device=there.device)
         row[there] = torch.arange(len(there), device=there.device)
         pick = row[(source + o * torch.arange(b, device=there.device)[:, None, None]).view(b * o, k)[there]].flatten()
-        h = self.inside(state.flatten(0, 1)[there]) + levels[there // o]
+        h = state.flatten(0, 1)[there] + levels[there // o]
         radial = self.radial.rounded(length.view(b * o, k)[there], h.dtype)
         weight, vector = weight.view(b * o, k, 1)[there].to(h.dtype), vector.view(b * o, k, 3)[there].to(h.dtype)
         seen = torch.zeros(0)
