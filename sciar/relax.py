@@ -136,7 +136,7 @@ def calculator(model: Any) -> Any:
         except ImportError:
             raise InputError("relax: expected the package chgnet, got none; pip install 'sciar[relax]', or pass a calculator") from None
         return CHGNetCalculator(use_device="cpu", verbose=False)
-    return model if hasattr(model, "get_property") else model()
+    return model if hasattr(model, "get_property") and not isinstance(model, type) else model()
 
 
 def relaxed(structure: Structure, how: How, potential: Any) -> Relaxed:
@@ -221,7 +221,7 @@ class _Worker:
 
 
 def _serve(pipe: Connection, how: How) -> None:
-    import ase.filters  # noqa: F401
+    import ase.filters
     import ase.optimize  # noqa: F401 - loading it is not part of a structure's time
 
     try:

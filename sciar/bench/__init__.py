@@ -3,8 +3,8 @@
 One protocol = one module of this package with `run_protocol`. Published rows, each with source and protocol, are in
 `published.yaml`; rows of another protocol say so and are not to be compared.
 
-    >>> protocols()
-    ('bonds', 'conformers', 'constraints', 'moses', 'predict', 'properties', 'qm9', 'qm9-graphs', 'reconstruction', 'speed')
+    >>> print(*protocols())
+    bonds conformers constraints moses mp20-csp mp20-denovo predict properties pxrd qm9 qm9-graphs reconstruction speed
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Result:
 
 def protocols() -> tuple[str, ...]:
     """Names that `run` takes."""
-    return ("bonds", "conformers", "constraints", "moses", "predict", "properties", "qm9", "qm9-graphs", "reconstruction", "speed")
+    names = "bonds conformers constraints moses mp20-csp mp20-denovo predict properties pxrd qm9 qm9-graphs reconstruction speed"
+    return tuple(names.split())
 
 
 def run(
@@ -102,7 +103,7 @@ def run(
     Args:
         name: one of `protocols()`.
         model: a bundled name, a weights file or a `Generator`.
-        samples: a file of somebody's samples instead of a model (`qm9` and `moses`).
+        samples: a file of somebody's samples instead of a model (`qm9`, `moses` and crystals).
         json: write the result there too.
         n: draws, per molecule for `conformers`; None = the protocol's own number.
         seed: of the draws and of the choice of molecules.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,21 @@ class Drawn:
     scores: np.ndarray
     seconds: float
     calls: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """Crystals drawn for given rows, r rows × k draws.
+
+    Args:
+        structures: judged or not; None where nothing was drawn.
+        scores: r × k, log-likelihoods in nats; nan = not known.
+        seconds: wall time of drawing and judging.
+    """
+
+    structures: list[list[Structure | None]]
+    scores: np.ndarray
+    seconds: float
 
 
 def name_of(model: Any) -> str:
@@ -81,6 +96,54 @@ def de_novo(model: Any, n: int, seed: int, device: str | None = None, task: str 
     samples = load(model, device).generate(task, n=n, seed=seed, retry=0, **options)
     structures = [r.verdict.structure if r.verdict.structure.n_atoms else None for r in samples.records]
     return Drawn(structures, samples.scores, samples.run.seconds, samples.run.calls)
+
+
+def crystals(
+    model: Any,
+    formulas: Sequence[str],
+    draws: int,
+    seed: int,
+    device: str | None = None,
+    patterns: Sequence[np.ndarray] | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Answers:
+    """Crystals of given cells' formulas, nothing redrawn; a row that the model refuses has failed draws.
+
+    Args:
+        model: name, file or Generator.
+        formulas: all atoms of the cell of each row.
+        draws: for each row.
+        seed: of the draws.
+        device: where it runs.
+        patterns: powder patterns of the rows; asked for one by one.
+        progress: told how many rows or draws are done.
+    """
+    generator = load(model, device)
+    structures: list[list[Structure | None]] = [[None] * draws for _ in formulas]
+    scores = np.full((len(formulas), draws), np.nan)
+    seconds = 0.0
+    parts: list[tuple[list[int], dict[str, Any]]] = [(list(range(len(formulas))), {})]
+    if patterns is not None:
+        parts = [([row], {"pxrd": pattern}) for row, pattern in enumerate(patterns)]
+    for done, (rows, more) in enumerate(parts):
+        if patterns is not None:
+            progress("drawing", done, len(parts))
+        else:
+            more = {"progress": lambda done, total: progress("drawing", done, total)}
+        asked = [formulas[row] for row in rows]
+        try:
+            samples = generator.generate("crystal", formula=asked, n_formula_units=1, n=draws, seed=seed, retry=0, **more)
+        except InputError:
+            if len(rows) > 1:
+                raise
+            continue  # the one row was refused
+        seconds += samples.run.seconds
+        for record in samples.records:
+            structure = record.verdict.structure
+            if structure.n_atoms and structure.cell is not None and structure.positions is not None:
+                structures[rows[record.row]][record.draw] = structure
+                scores[rows[record.row], record.draw] = record.score
+    return Answers(structures, scores, seconds)
 
 
 @contextmanager
