@@ -39,7 +39,7 @@ def extreme_lattice(structure: Structure) -> str | None:
 
 def close_sites(crystal: Any) -> str | None:
     """Two atoms of a pymatgen Structure, or one and its own image, closer than MIN_DISTANCE or than bonds are."""
-    radii = np.array([_radius(z) for z in crystal.atomic_numbers])
+    radii = np.array([covalent_radius(z) for z in crystal.atomic_numbers])
     i, j, _, distance = crystal.get_neighbor_list(max(MIN_DISTANCE, 2 * CONTACT * radii.max()))
     least = np.maximum(MIN_DISTANCE, CONTACT * (radii[i] + radii[j]))
     bad = np.flatnonzero((distance < least) & (i <= j))
@@ -64,7 +64,7 @@ def wrong_space_group(structure: Structure, wanted: int | None) -> str | None:
 
 
 @lru_cache(maxsize=118)
-def _radius(number: int) -> float:
+def covalent_radius(number: int) -> float:
     """Covalent radius in Å; Cordero et al., Dalton Trans. 2008, 2832, as in RDKit."""
     from rdkit.Chem import GetPeriodicTable
 

@@ -224,4 +224,6 @@ def _without_background(pattern: Pattern, sigma: float = 0.0) -> np.ndarray:
     step = float(np.median(np.diff(pattern[:, 0])))
     height = gaussian_filter1d(pattern[:, 1], sigma / step) if sigma else pattern[:, 1]
     width = max(3, round(BACKGROUND / step))
-    return np.maximum(height - uniform_filter1d(grey_opening(height, width), width), 0.0)
+    width = min(width, len(height) - 1)
+    longer = np.pad(height, width, mode="reflect", reflect_type="odd")  # a slope goes on beyond the ends
+    return np.maximum(height - uniform_filter1d(grey_opening(longer, width), width)[width:-width], 0.0)

@@ -13,13 +13,14 @@ import numpy as np
 
 from sciar.errors import InputError
 from sciar.files import edge_list, graph6, xyz_block
+from sciar.lattice import TOLERANCE
 from sciar.structure import SYMBOLS, Structure
 
 if TYPE_CHECKING:
     from sciar.validate import Verdict
 
 FORMATS = (".sdf", ".xyz", ".extxyz", ".smi", ".cif", ".json", ".g6", ".edgelist")
-_NOTED = ("charge_balanced", "space_group", "pxrd_cosine", "pxrd_rwp", "energy_before_eV", "energy_after_eV", "relaxed")  # of a crystal
+NOTED = ("charge_balanced", "space_group", "pxrd_cosine", "pxrd_rwp", "energy_before_eV", "energy_after_eV", "relaxed")  # of a crystal
 _FIELDS = ("numbers", "positions", "cell", "bonds", "charges", "hydrogens", "tetrahedral", "double_bonds")
 
 
@@ -62,7 +63,7 @@ class Record:
         tags |= {"SCIAR_VALID": str(self.valid), "SCIAR_REASONS": "; ".join(self.verdict.reasons), "SCIAR_SCORE": f"{self.score:.6g}"}
         if self.verdict.structure.cell is not None:
             info = self.verdict.structure.info
-            tags |= {f"SCIAR_{key.upper()}": str(info[key]) for key in _NOTED if key in info}
+            tags |= {f"SCIAR_{key.upper()}": str(info[key]) for key in NOTED if key in info}
         if self.attempts > 1:
             tags["SCIAR_ATTEMPTS"] = str(self.attempts)
         if self.fallback:
@@ -81,7 +82,7 @@ def text(record: Record, suffix: str) -> str:
     Raises:
         InputError: the format cannot hold such a structure, or is unknown.
     """
-    writers = {".sdf": _sdf, ".xyz": _xyz, ".extxyz": _extxyz, ".smi": _smi, ".cif": _cif, ".json": _json}
+    writers = {".sdf": _sdf, ".xyz": _xyz, ".extxyz": _extxyz, ".smi": _smi, ".cif": cif, ".json": _json}
     writers |= {".g6": lambda record: graph6(_drawn(record)), ".edgelist": lambda record: edge_list(_drawn(record))}
     if suffix not in writers:
         raise InputError(f"output: expected a name that ends in {', '.join(FORMATS)}, got {suffix or 'none'!r}; choose one")
@@ -189,7 +190,8 @@ def smiles(record: Record) -> str | None:
     return str(Chem.MolToSmiles(Chem.RemoveHs(record.verdict.native)))
 
 
-def _cif(record: Record) -> str:
+def cif(record: Record, tolerance: float = TOLERANCE) -> str:
+    """A CIF block with the symmetry that is found at a tolerance in Å; without symmetry for an invalid draw and for 0."""
     structure = record.verdict.structure
     if structure.cell is None:
         raise InputError("output: expected crystals for .cif, got a molecule; use .sdf or .xyz")
@@ -200,12 +202,26 @@ def _cif(record: Record) -> str:
         from sciar import convert
 
         native = convert.to_pymatgen(structure)
+    symmetric = bool(tolerance) and record.valid
     try:
-        block = str(CifWriter(native, symprec=0.01 if record.valid else None))
+        block = str(CifWriter(native, symprec=tolerance if symmetric else None))
     except (TypeError, ValueError):  # no symmetry found at this tolerance
-        block = str(CifWriter(native))
+        symmetric, block = False, str(CifWriter(native))
     tags = "".join(f"# {key} {value}\n" for key, value in record.properties.items())
-    return f"{tags}{block}\n"
+    return f"{tags}# SCIAR_SYMMETRY {f'at {tolerance:g} Å' if symmetric else 'none'}\n{block}\n"
+
+
+def poscar(record: Record) -> str:
+    """POSCAR text; empty for a failed draw without a cell."""
+    structure = record.verdict.structure
+    if structure.cell is None or structure.positions is None:
+        return ""
+    from pymatgen.io.vasp import Poscar
+
+    from sciar import convert
+
+    title = f"row {record.row} draw {record.draw}: {structure.formula}"
+    return str(Poscar(convert.to_pymatgen(structure), comment=title, sort_structure=False).get_str(significant_figures=10))  # type: ignore[arg-type]
 
 
 def _json(record: Record) -> str:

@@ -130,7 +130,7 @@ class Samples(Sequence["Verdict"]):
         """A table, one line per sample: row, draw, label, smiles, formula, valid, reasons, score, calls, attempts, fallback."""
         import pandas as pd
 
-        lines = [
+        lines: list[dict[str, Any]] = [
             {
                 "row": r.row,
                 "draw": r.draw,
@@ -147,6 +147,10 @@ class Samples(Sequence["Verdict"]):
             for r in self.records
         ]
         columns = "row draw label smiles formula valid reasons score calls attempts fallback".split()
+        noted = [key for key in records.NOTED if any(key in r.verdict.structure.info for r in self.records)]  # of crystals
+        for line, r in zip(lines, self.records, strict=True):
+            line.update({key: r.verdict.structure.info.get(key) for key in noted})
+        columns += noted
         return pd.DataFrame(lines, columns=columns)
 
     def conformers(self, valid_only: bool = True) -> list[Any]:
@@ -182,11 +186,13 @@ class Samples(Sequence["Verdict"]):
         """The valid samples without repeats, the first of each kind kept.
 
         Molecules and graphs are the same if their canonical SMILES (Weisfeiler–Lehman hash and isomorphism) agree, crystals by pymatgen's
-        StructureMatcher, conformers of one row if their heavy atoms superpose.
+        StructureMatcher at its own tolerances (0.2, 0.3, 5°), conformers of one row if their heavy atoms superpose.
 
         Args:
             rmsd: for conformers, Å; symmetric heavy-atom RMSD below which two are one.
         """
+        if self.run.task == "crystal":
+            return Samples(_first_crystals(self.records), self.run)
         same = _sameness(self.run.task, rmsd)
         groups: dict[Any, list[Record]] = {}
         kept = []
@@ -220,11 +226,72 @@ class Samples(Sequence["Verdict"]):
             kept += [group[i] for i in sorted(metrics.diverse(matrix, n).tolist())]
         return Samples(kept, self.run)
 
-    def rank(self) -> Samples:
-        """Each row's samples, valid ones first, by falling score."""
-        return Samples(
-            sorted(self.records, key=lambda r: (r.row, not r.valid, -r.score if not math.isnan(r.score) else math.inf, r.draw)), self.run
-        )
+    def rank(self, by: str | None = None) -> Samples:
+        """Each row's samples, valid ones first, the best first.
+
+        Args:
+            by: "score" (likelihood), "pxrd" (cosine of the powder patterns) or "energy" (eV per atom after `relax`); None = "pxrd" where
+                a pattern was given, else "score".
+
+        Raises:
+            InputError: another word, or samples that have no such number.
+        """
+        keys: dict[str, Callable[[Record], float]] = {"score": lambda r: -r.score, "pxrd": _misfit, "energy": _energy}
+        if by is not None and by not in keys:
+            raise InputError(f"rank: expected {', '.join(keys)}, got {by!r}; correct it")
+        if by in ("pxrd", "energy") and all(math.isnan(keys[by](r)) for r in self.records):
+            advice = "generate with pxrd=" if by == "pxrd" else "call relax() first"
+            raise InputError(f"rank: expected samples with {by}, got none; {advice}")
+        if by is None:
+            by = "score" if all(math.isnan(_misfit(r)) for r in self.records) else "pxrd"
+        worth = {id(r): keys[by](r) for r in self.records}
+        best = {key: math.inf if math.isnan(value) else value for key, value in worth.items()}
+        return Samples(sorted(self.records, key=lambda r: (r.row, not r.valid, best[id(r)], r.draw)), self.run)
+
+    def symmetrize(self, tolerance: float = 0.1, conventional: bool = False) -> Samples:
+        """Crystals with lattice and positions made exact in the space group found; judged again, in the same order.
+
+        Args:
+            tolerance: Å.
+            conventional: conventional cells; otherwise primitive ones.
+        """
+        from sciar import lattice
+
+        return self._changed(lambda s: lattice.symmetrized(s, tolerance, conventional))
+
+    def relax(self, model: Any = "chgnet", **how: Any) -> Samples:
+        """The valid samples moved to a minimum of an interatomic potential and judged again; energies are in their properties.
+
+        A sample whose relaxation failed stays as it was and says why (`relaxed` in its `info`).
+
+        Args:
+            model: "chgnet", "emt", "lj", an ASE calculator or a function that makes one.
+            **how: steps, force, cell, optimizer, seconds, jobs, progress: see `sciar.relax.relax`.
+
+        Raises:
+            InputError: the extra `relax` is not installed.
+        """
+        from sciar import relax
+
+        valid = [r.verdict.structure for r in self.records if r.valid]
+        found = iter(relax.relax(valid, model, **how))
+
+        def moved(structure: Structure) -> Structure:
+            one = next(found)
+            said = one.failure or ("converged" if one.converged else f"not converged in {one.steps} steps")
+            return one.structure.with_info(energy_before_eV=one.energy_before, energy_after_eV=one.energy_after, relaxed=said)
+
+        return self._changed(moved)
+
+    def _changed(self, change: Callable[[Structure], Structure]) -> Samples:
+        """The valid samples changed and judged again by themselves, without what was known of a pattern; the others stay."""
+        from sciar.validate import validate
+
+        def again(structure: Structure) -> Verdict:
+            kept = {key: value for key, value in structure.info.items() if not key.startswith("pxrd_")}
+            return validate(change(structure.replace(info=kept)))
+
+        return Samples([dataclasses.replace(r, verdict=again(r.verdict.structure)) if r.valid else r for r in self.records], self.run)
 
     def drop_invalid(self) -> Samples:
         """Only the valid samples; the summary goes on counting all draws and says how many were left out."""
@@ -276,9 +343,26 @@ class Samples(Sequence["Verdict"]):
         """One canonical SMILES per sample, an empty line where it is invalid; written to `path` if given."""
         return self._text(".smi", path)
 
-    def to_cif(self, path: str | Path | None = None) -> str:
-        """CIF text of crystals, symmetry found at 0.01 Å; written to `path` if given."""
-        return self._text(".cif", path)
+    def to_cif(self, path: str | Path | None = None, tolerance: float = 0.1) -> str:
+        """CIF text of crystals; written to `path` if given.
+
+        Args:
+            path: .cif
+            tolerance: Å, at which symmetry is found; the conventional cell is written then. 0 = the cell as it was drawn.
+        """
+        text = "".join(records.cif(r, tolerance) for r in self.records)
+        if path is not None:
+            Path(path).write_text(text)
+        return text
+
+    def to_poscar(self, folder: str | Path) -> list[Path]:
+        """One POSCAR per sample, `0000.vasp` …, in the order of every other file; an empty file where there is no crystal."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{k:04d}.vasp" for k in range(len(self))]
+        for path, r in zip(paths, self.records, strict=True):
+            path.write_text(records.poscar(r))
+        return paths
 
     def to_json(self, path: str | Path | None = None) -> str:
         """{"report": …, "samples": […]}; written to `path` if given."""
@@ -311,6 +395,13 @@ class Samples(Sequence["Verdict"]):
         from sciar import view
 
         return view.sheet(self.records[:most], path)
+
+    def overlay(self, pattern: Any, path: str | Path | None = None, most: int = 3) -> bytes:
+        """A PNG of a powder pattern (rows or file) with those of the first valid crystals under it; written to `path` if given."""
+        from sciar import chart, pxrd
+
+        rows = pxrd.read(pattern) if isinstance(pattern, (str, Path)) else pxrd.checked(pattern)
+        return chart.overlay(rows, [s for s in self.structures if s is not None][:most], path)
 
     def _text(self, suffix: str, path: str | Path | None) -> str:
         if suffix == ".json":
@@ -351,12 +442,37 @@ def _add_conformer(mol: Any, positions: np.ndarray, r: Record) -> None:
     mol.AddConformer(conformer)
 
 
+def _misfit(r: Record) -> float:
+    return -float(str(r.verdict.structure.info.get("pxrd_cosine", "nan")))
+
+
+def _energy(r: Record) -> float:
+    """eV per atom."""
+    return float(str(r.verdict.structure.info.get("energy_after_eV", "nan"))) / max(r.verdict.structure.n_atoms, 1)
+
+
+def _first_crystals(samples: Sequence[Record]) -> list[Record]:
+    """Valid crystals that no earlier one matches; only those of one reduced formula and primitive cell size are compared."""
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    matcher = StructureMatcher()
+    groups: dict[tuple[str, int], list[Any]] = {}
+    kept = []
+    for r in samples:
+        if not r.valid:
+            continue
+        small = r.verdict.native.get_reduced_structure().get_primitive_structure()  # once, and not again for each comparison
+        group = groups.setdefault((small.composition.reduced_formula, len(small)), [])
+        if not any(matcher.fit(small, other, skip_structure_reduction=True) for other in group):
+            group.append(small)
+            kept.append(r)
+    return kept
+
+
 def _key(r: Record, task: str) -> Any:
     """Samples with different keys are certainly different."""
     if task == "conformer":
         return r.row
-    if task == "crystal":
-        return r.verdict.structure.formula
     if (name := records.smiles(r)) is not None:
         return name
     import networkx as nx
@@ -379,11 +495,6 @@ def _sameness(task: str, rmsd: float) -> Callable[[Record, Record], bool]:
             return heavy[id(r)]
 
         return lambda a, b: rdMolAlign.GetBestRMS(Chem.Mol(without_hydrogens(a)), without_hydrogens(b)) < rmsd
-    if task == "crystal":
-        from pymatgen.analysis.structure_matcher import StructureMatcher
-
-        matcher = StructureMatcher()
-        return lambda a, b: bool(matcher.fit(a.verdict.native, b.verdict.native))
     import networkx as nx
 
     from sciar import convert

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciar import unitcell
 from sciar.errors import InputError
 from sciar.structure import NUMBERS, Structure
 
@@ -34,6 +35,8 @@ COLOURS = {
 }  # fmt: skip
 OTHER = (200, 80, 160)
 STICK = 0.13  # Å, radius of a bond
+EDGE = 0.035  # Å, radius of an edge of a unit cell
+EDGE_COLOUR = np.array([90.0, 95.0, 105.0])
 LIGHT = np.array([-0.45, 0.55, 0.70]) / np.linalg.norm([-0.45, 0.55, 0.70])
 FRAMES = {True: (34, 139, 87), False: (196, 61, 47)}  # around valid and invalid samples
 
@@ -153,7 +156,7 @@ def view3d(what: Any, width: int = 400, height: int = 300) -> Any:
 
 
 def render(structure: Structure, size: int = 480) -> np.ndarray:
-    """RGB pixels (size, size, 3) of balls and sticks on white, two samples per pixel and axis.
+    """RGB pixels (size, size, 3) of balls and sticks on white, two samples per pixel and axis; a crystal with the edges of its cell.
 
     Raises:
         InputError: no positions or no atoms.
@@ -162,19 +165,29 @@ def render(structure: Structure, size: int = 480) -> np.ndarray:
         raise InputError("picture: expected atoms with positions, got none; draw a conformer first")
     scale_up = 2
     pixels = size * scale_up
+    edges, palette = np.zeros((0, 2, 3)), COLOURS
+    if structure.cell is not None:
+        drawn = unitcell.drawing(structure)
+        structure, edges, palette = drawn.structure, drawn.edges, {**unitcell.colours(), **COLOURS}
+    assert structure.positions is not None
     numbers, bonds = structure.numbers, _bonds(structure)
-    at = _turned(structure.positions)
+    at = structure.positions if len(edges) else _turned(structure.positions)
     radii = np.where(numbers == 1, 0.24, 0.36) if len(bonds) else np.where(numbers == 1, 0.3, 0.7)
-    extent = max((np.abs(at[:, :2]).max(axis=1) + radii).max() * 2.1, 4.0)  # Å across; a small molecule is not blown up
+    if len(edges):
+        radii = np.array([0.28 * unitcell.covalent_radius(z) + 0.12 for z in numbers])
+    reach = np.abs(edges[..., :2]).max(initial=0.0)
+    extent = max(max((np.abs(at[:, :2]).max(axis=1) + radii).max(), reach) * 2.1, 4.0)  # Å across; a small molecule is not blown up
     scale = pixels / extent
     centre = at * scale * np.array([1, -1, 1]) + np.array([pixels / 2, pixels / 2, 0])  # y runs down in pictures
-    colours = np.array([COLOURS.get(int(z), OTHER) for z in numbers], dtype=float)
+    colours = np.array([palette.get(int(z), OTHER) for z in numbers], dtype=float)
     depth = np.full((pixels, pixels), -np.inf)
     image = np.full((pixels, pixels, 3), 255.0)
     for point, radius, colour in zip(centre, radii * scale, colours, strict=True):
         _sphere(image, depth, point, radius, colour)
     for i, j, order in bonds.tolist():
         _bond(image, depth, centre[i], centre[j], order, STICK * scale, colours[i], colours[j])
+    for a, b in edges * scale * np.array([1, -1, 1]) + np.array([pixels / 2, pixels / 2, 0]):
+        _stick(image, depth, a, b, EDGE * scale, EDGE_COLOUR)
     hit = np.isfinite(depth)
     near, far = depth[hit].max(), depth[hit].min()
     fog = 0.45 * (near - depth[hit]) / max(near - far, 4 * scale)
@@ -271,7 +284,7 @@ def _bonds(structure: Structure) -> np.ndarray:
     """The structure's bonds, or pairs closer than a bond of that kind can be long."""
     if structure.bonds is not None:
         return structure.bonds
-    if structure.cell is not None or structure.n_atoms > 300:
+    if structure.n_atoms > 300:
         return np.zeros((0, 3), dtype=np.int64)
     assert structure.positions is not None
     i, j = np.triu_indices(structure.n_atoms, 1)

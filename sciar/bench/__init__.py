@@ -85,8 +85,8 @@ class Result:
 
 def protocols() -> tuple[str, ...]:
     """Names that `run` takes."""
-    others = ("bonds", "conformers", "constraints", "moses", "predict", "properties", "qm9", "qm9-graphs", "reconstruction", "speed")
-    return tuple(sorted((*others, *GRAPHS)))
+    names = "bonds conformers constraints moses mp20-csp mp20-denovo predict properties pxrd qm9 qm9-graphs reconstruction speed"
+    return tuple(sorted((*names.split(), *GRAPHS)))
 
 
 def run(
@@ -104,7 +104,7 @@ def run(
     Args:
         name: one of `protocols()`.
         model: a bundled name, a weights file or a `Generator`.
-        samples: a file of somebody's samples instead of a model (`qm9`, `moses` and the plain graphs).
+        samples: a file of somebody's samples instead of a model (`qm9`, `moses`, plain graphs and crystals).
         json: write the result there too.
         n: draws, per molecule for `conformers`; None = the protocol's own number.
         seed: of the draws and of the choice of molecules.

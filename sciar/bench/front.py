@@ -31,6 +31,21 @@ class Drawn:
     calls: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """Crystals drawn for given rows, r rows × k draws.
+
+    Args:
+        structures: judged or not; None where nothing was drawn.
+        scores: r × k, log-likelihoods in nats; nan = not known.
+        seconds: wall time of drawing and judging.
+    """
+
+    structures: list[list[Structure | None]]
+    scores: np.ndarray
+    seconds: float
+
+
 def name_of(model: Any) -> str:
     """How the model is called in a table."""
     return str(getattr(model, "name", None) or os.fspath(model))
@@ -93,6 +108,54 @@ def graphs(model: Any, n: int, seed: int, device: str | None, masked: bool, prog
         progress(f"drawing{label}", len(cases))
         cases[name_of(model) + label] = de_novo(model, n, seed, device, task="graph", **options)
     return cases
+
+
+def crystals(
+    model: Any,
+    formulas: Sequence[str],
+    draws: int,
+    seed: int,
+    device: str | None = None,
+    patterns: Sequence[np.ndarray] | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Answers:
+    """Crystals of given cells' formulas, nothing redrawn; a row that the model refuses has failed draws.
+
+    Args:
+        model: name, file or Generator.
+        formulas: all atoms of the cell of each row.
+        draws: for each row.
+        seed: of the draws.
+        device: where it runs.
+        patterns: powder patterns of the rows; asked for one by one.
+        progress: told how many rows or draws are done.
+    """
+    generator = load(model, device)
+    structures: list[list[Structure | None]] = [[None] * draws for _ in formulas]
+    scores = np.full((len(formulas), draws), np.nan)
+    seconds = 0.0
+    parts: list[tuple[list[int], dict[str, Any]]] = [(list(range(len(formulas))), {})]
+    if patterns is not None:
+        parts = [([row], {"pxrd": pattern}) for row, pattern in enumerate(patterns)]
+    for done, (rows, more) in enumerate(parts):
+        if patterns is not None:
+            progress("drawing", done, len(parts))
+        else:
+            more = {"progress": lambda done, total: progress("drawing", done, total)}
+        asked = [formulas[row] for row in rows]
+        try:
+            samples = generator.generate("crystal", formula=asked, n_formula_units=1, n=draws, seed=seed, retry=0, **more)
+        except InputError:
+            if len(rows) > 1:
+                raise
+            continue  # the one row was refused
+        seconds += samples.run.seconds
+        for record in samples.records:
+            structure = record.verdict.structure
+            if structure.n_atoms and structure.cell is not None and structure.positions is not None:
+                structures[rows[record.row]][record.draw] = structure
+                scores[rows[record.row], record.draw] = record.score
+    return Answers(structures, scores, seconds)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sciar import family as contract
 from sciar.prompt import Prompt
-from sciar.structure import Structure
+from sciar.structure import NUMBERS, Structure
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,20 @@ class Model(contract.Model):
 
         from sciar import convert
 
+        if prompt.crystal:
+            return self._crystal(prompt, rng)
         graph = prompt.graph or convert.from_smiles(("CCO", "CC=O", "C1CC1", "c1ccccc1")[rng.integers(4)])
         mol = convert.to_rdkit(graph)
         rdDistGeom.EmbedMolecule(mol, randomSeed=int(rng.integers(2**31)))
         noise = rng.normal(scale=abs(self.noise.item()), size=(graph.n_atoms, 3))
         return graph.replace(positions=mol.GetConformer().GetPositions() + noise)
+
+    def _crystal(self, prompt: Prompt, rng: np.random.Generator) -> Structure:
+        """The atoms that are asked for, on a cubic grid of 2.8 Å, in a random order; any number of formula units up to two."""
+        composition = prompt.composition or {"Na": 1, "Cl": 1}
+        units = prompt.formula_units or int(rng.integers(1, 3))
+        numbers = rng.permutation([NUMBERS[symbol] for symbol, count in composition.items() for _ in range(count * units)])
+        side = int(np.ceil(len(numbers) ** (1 / 3)))
+        grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[: len(numbers)]
+        noise = rng.normal(scale=abs(self.noise.item()), size=grid.shape)
+        return Structure(numbers, 2.8 * grid + noise, cell=2.8 * side * np.eye(3))

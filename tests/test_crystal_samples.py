@@ -1,0 +1,117 @@
+"""Samples of crystals: one order in all files, symmetry, duplicates, ranking, pictures."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crystals import caesium_chloride, crystal, perovskite, rock_salt, shaken
+
+from sciar import files, lattice, pxrd, view
+from sciar.errors import InputError
+from sciar.prompt import Prompt
+from sciar.record import Record
+from sciar.samples import Run, Samples
+from sciar.structure import Structure
+from sciar.validate import validate
+
+
+def samples(structures: list[Structure], prompt: Prompt | None = None) -> Samples:
+    prompt = prompt or Prompt(crystal=True)
+    records = [Record(0, k, validate(s, prompt), label="NaCl", score=float(-k), tag="SCIAR_FORMULA") for k, s in enumerate(structures)]
+    return Samples(records, Run("crystal", "toy", "", 0, len(records), len(records)))
+
+
+CLASH = crystal("Na Cl", [[0, 0, 0], [0.05, 0, 0]], [4, 4, 4, 90, 90, 90])
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Samples:
+    return samples([shaken(rock_salt(), 0.01), CLASH, caesium_chloride(), rock_salt(5.7), perovskite()])
+
+
+def test_the_same_order_in_all_files(drawn: Samples, tmp_path: Path) -> None:
+    drawn.to_cif(tmp_path / "x.cif", tolerance=0)
+    drawn.to_extxyz(tmp_path / "x.extxyz")
+    formulas = [s.formula for s in files.read(tmp_path / "x.extxyz")]
+    assert formulas == ["ClNa", "ClNa", "ClNa", "ClNa", "O3SrTi"]
+    assert [s.formula for s in files.read(tmp_path / "x.cif")] == formulas
+    paths = drawn.to_poscar(tmp_path / "poscar")
+    assert [path.name for path in paths] == ["0000.vasp", "0001.vasp", "0002.vasp", "0003.vasp", "0004.vasp"]
+    for path, r in zip(paths, drawn.records, strict=True):
+        read = next(iter(files.read(path)))
+        assert np.allclose(read.cell, r.verdict.structure.cell) and np.array_equal(read.numbers, r.verdict.structure.numbers)
+    first = next(iter(files.read(tmp_path / "x.extxyz"))).info
+    assert first["SCIAR_CHARGE_BALANCED"] in (True, "True") and first["SCIAR_SPACE_GROUP"] == 225
+
+
+def test_cif_has_symmetry_and_says_at_which_tolerance(drawn: Samples) -> None:
+    text = drawn.to_cif()
+    assert text.count("# SCIAR_SYMMETRY at 0.1 Å") == 4 and text.count("# SCIAR_SYMMETRY none") == 1
+    assert text.count("Fm-3m") == 2 and text.count("'P 1'") == 1
+
+
+def test_symmetrize(drawn: Samples) -> None:
+    exact = drawn.symmetrize()
+    assert len(exact) == 5 and exact.valid.tolist() == drawn.valid.tolist()
+    before, after = drawn[0].structure, exact[0].structure
+    assert lattice.space_group(before, 1e-4) < 225 == lattice.space_group(after, 1e-4)
+    assert exact.symmetrize(conventional=True)[0].structure.n_atoms == 8
+
+
+def test_dedupe_keeps_one_of_each_kind(drawn: Samples) -> None:
+    assert [r.draw for r in drawn.dedupe().records] == [0, 2, 4]
+
+
+def test_rank_by_pattern_energy_and_score() -> None:
+    pattern = pxrd.simulated(rock_salt())
+    found = samples([CLASH, caesium_chloride(), rock_salt(5.5), rock_salt()], Prompt(pxrd=pattern, crystal=True))
+    assert [r.draw for r in found.rank().records] == [3, 2, 1, 0]
+    assert [r.draw for r in found.rank("score").records] == [1, 2, 3, 0]
+    assert (
+        found.records[3].properties["SCIAR_PXRD_COSINE"].startswith("1") or float(found.records[3].properties["SCIAR_PXRD_COSINE"]) > 0.999
+    )
+    assert {"pxrd_cosine", "charge_balanced", "space_group"} <= set(found.df.columns)
+    with pytest.raises(InputError, match="expected samples with energy, got none; call relax"):
+        found.rank("energy")
+    with pytest.raises(InputError, match="expected score, pxrd, energy, got 'beauty'"):
+        found.rank("beauty")
+    with pytest.raises(InputError, match="with pxrd, got none; generate with pxrd="):
+        samples([rock_salt()]).rank("pxrd")
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    import io
+
+    from matplotlib.image import imread
+
+    assert zlib.crc32(png)
+    image: np.ndarray = imread(io.BytesIO(png))
+    return image
+
+
+def test_picture_of_a_unit_cell(drawn: Samples, tmp_path: Path) -> None:
+    image = _pixels(view.picture(perovskite(), tmp_path / "sto.png", size=200))
+    assert (tmp_path / "sto.png").exists() and image.shape[:2] == (200, 200)
+    rgb = image[..., :3]
+    red = (rgb[..., 0] > 0.5) & (rgb[..., 1] < 0.3) & (rgb[..., 2] < 0.3)
+    green = (rgb[..., 1] > 0.5) & (rgb[..., 0] < 0.3) & (rgb[..., 2] < 0.3)
+    assert red.sum() > 100 and green.sum() > 1000, "oxygen and strontium in their colours"
+    assert len(drawn.picture()) > 1000
+
+
+def test_atoms_on_faces_are_repeated() -> None:
+    from sciar.unitcell import drawing
+
+    drawn = drawing(perovskite())
+    counts = dict(zip(*np.unique(drawn.structure.numbers, return_counts=True), strict=True))
+    assert counts == {38: 8, 22: 1, 8: 6} and drawn.edges.shape == (12, 2, 3)
+    assert np.allclose(np.linalg.norm(drawn.edges[:, 0] - drawn.edges[:, 1], axis=1), 3.905)
+
+
+def test_overlay(drawn: Samples, tmp_path: Path) -> None:
+    (tmp_path / "halite.xy").write_text("".join(f"{x:.3f} {y:.3f}\n" for x, y in pxrd.simulated(rock_salt())))
+    png = drawn.overlay(tmp_path / "halite.xy", tmp_path / "overlay.png")
+    assert (tmp_path / "overlay.png").read_bytes() == png and _pixels(png).shape[1] > 400
