@@ -45,7 +45,9 @@ Count = Annotated[int, typer.Option("-n", "--n", help="Draws, for each line of i
 Seed = Annotated[int | None, typer.Option(help="With it, draw i is the same on every run.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 ModelName = Annotated[str | None, typer.Option("--model", help="Bundled name, weights file or hub repository.")]
-Out = Annotated[Path | None, typer.Option("-o", "--out", help="File to write: .sdf .xyz .extxyz .smi .cif .json; run again to resume.")]
+Out = Annotated[
+    Path | None, typer.Option("-o", "--out", help="File: .sdf .xyz .extxyz .smi .cif .json .g6 .edgelist; run again to resume.")
+]
 ReportFile = Annotated[Path | None, typer.Option("--report", help="JSON file for the facts of the run.")]
 DropInvalid = Annotated[bool, typer.Option("--drop-invalid", help="Leave invalid draws out of the file.")]
 Retry = Annotated[int, typer.Option(help="Redraw each failure up to so many times.")]

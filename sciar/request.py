@@ -258,12 +258,15 @@ def _properties(value: Any) -> dict[str, float]:
 def _scaffold(value: Any) -> str:
     from rdkit import Chem, rdBase
 
+    from sciar import convert
+
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"scaffold: expected a SMILES such as 'c1ccccc1*', got {value!r}; `*` marks where it may grow")
-    with rdBase.BlockLogs():
+    with rdBase.BlockLogs(), rdBase.CaptureErrorLog() as log:
         mol = Chem.MolFromSmiles(value.strip())
     if mol is None or not mol.GetNumAtoms():
-        raise InputError(f"scaffold: expected a SMILES such as 'c1ccccc1*', got {value[:80]!r}; `*` marks where it may grow")
+        reason = convert.log_reason(log.messages) or "no molecule"
+        raise InputError(f"scaffold: expected a SMILES such as 'c1ccccc1*', got {value[:80]!r} ({reason}); `*` marks where it may grow")
     return value.strip()
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
 from fake import weights
 from rdkit import Chem
 
 import sciar
-from sciar import cli
+from sciar import checkpoint, cli
+from sciar.convert import from_networkx
 from sciar.errors import InputError, SciarError, WeightsError
+from sciar.families import blocks
 from sciar.request import check
 
 
@@ -114,6 +118,65 @@ CONTRADICTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "levels and retry": ((), {"smiles": "CCO", "stream": "levels", "retry": 2}, "stream: expected neither retry= nor fallback="),
     "stream to a file": ((), {"smiles": "CCO", "stream": True, "out": "x.sdf"}, "stream: expected neither out="),
 }
+
+
+# model, arguments, what the sentence says
+GRAPHS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "impossible valence": ("molecules", {"scaffold": "C(C)(C)(C)(C)C*"}, "valence"),
+    "two pieces": ("molecules", {"scaffold": "c1ccccc1.CC*"}, "expected one connected fragment, got 2"),
+    "no element": ("molecules", {"scaffold": "[Xx]C*"}, "scaffold: expected a SMILES"),
+    "foreign element": ("molecules", {"scaffold": "[Na]C*"}, "expected atoms C N O of usual valence, got Na"),
+    "foreign elements": ("molecules", {"elements": ["Br"]}, "elements: expected some of C N O"),
+    "double bond to grow": ("molecules", {"scaffold": "CC=*"}, "at the end of a single bond"),
+    "large scaffold": ("molecules", {"scaffold": "C" * 30 + "*"}, "scaffold: expected at most 12 atoms, got 30"),
+    "large molecule": ("molecules", {"n_atoms": (40, 50)}, "n_atoms: expected at most 12 for these weights, got 40"),
+    "large graph": ("plain", {"n_atoms": 500}, "n_atoms: expected at most 12 for these weights, got 500"),
+    "scaffold of a plain graph": ("plain", {"scaffold": "c1ccccc1*"}, "scaffold: expected weights of molecules, got some of plain graphs"),
+    "elements of a plain graph": ("plain", {"elements": ["C"]}, "elements: expected weights of molecules"),
+    "plain graphs as SMILES": ("plain", {"out": "OUT.smi"}, "output: expected molecules for .smi, got plain graphs"),
+    "molecules as graph6": ("molecules", {"n_atoms": 1, "out": "OUT.g6"}, "expected a plain graph, got atoms"),
+}
+
+
+@pytest.fixture(scope="module")
+def graph_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights of the blocks family: molecules.safetensors and plain.safetensors."""
+    folder = tmp_path_factory.mktemp("graphs")
+    for name, atoms in (("molecules", ("C", "N", "O")), ("plain", ("X",))):
+        tokenizer = blocks.Tokenizer(blocks.TokenizerConfig(atoms=atoms, implied=name == "molecules", max_atoms=12, max_block=6))
+        model = blocks.Model(blocks.ModelConfig(width=16, pair=8, heads=2, layers=1), tokenizer)
+        configs = {"tokenizer_config": dataclasses.asdict(tokenizer.config), "model_config": dataclasses.asdict(model.config)}
+        card = {"name": name, "tasks": ["graph"], "trained_on": "nothing"}
+        checkpoint.save(folder / f"{name}.safetensors", model, family="blocks", statistics=tokenizer.limits(), card=card, **configs)
+    return folder
+
+
+@pytest.mark.parametrize("case", GRAPHS)
+def test_graphs(case: str, graph_models: Path, tmp_path: Path) -> None:
+    name, arguments, sentence = GRAPHS[case]
+    if "out" in arguments:
+        arguments = {**arguments, "out": tmp_path / arguments["out"]}
+    with pytest.raises(InputError) as caught:
+        sciar.generate("graph", model=graph_models / f"{name}.safetensors", seed=0, **arguments)
+    assert sentence in str(caught.value) and one_sentence(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("graph", "sentence"),
+    [
+        (nx.Graph([(0, 1), (1, 1)]), "expected no loops"),
+        (nx.MultiGraph([(0, 1), (0, 1)]), "undirected simple graph, got MultiGraph"),
+        (nx.DiGraph([(0, 1)]), "undirected simple graph, got DiGraph"),
+        (nx.path_graph(40), "expected 1 to 12 nodes, got 40; raise tokenizer.max_atoms"),
+        (nx.star_graph(11), "expected blocks of at most 6 nodes of degree up to 6, got 11"),
+        (nx.empty_graph(0), "got 0"),
+    ],
+)
+def test_graphs_that_no_model_holds(graph: nx.Graph, sentence: str) -> None:
+    tokenizer = blocks.Tokenizer(blocks.TokenizerConfig(atoms=("X",), implied=False, hops=1, max_atoms=12, max_block=6))
+    with pytest.raises(InputError) as caught:
+        tokenizer.encode(from_networkx(graph))
+    assert sentence in str(caught.value) and one_sentence(str(caught.value))
 
 
 @pytest.mark.parametrize("case", SMILES)

@@ -86,7 +86,7 @@ def run_protocol(
     rows: list[dict[str, Any]] = [first, {"model": "training set", "draws": len(train), "valid": sound, **floor, **summary(floor)}]
     raw = {key: value for key, value in first.items() if key not in ("model", "draws", "vun_low", "vun_high")}
     notes = [
-        f"Shares of every draw; vun: valid, unique and novel, with Wilson's interval of 95 %. Squared MMD ({kernel}) to {len(test)} tests."
+        f"Shares of every draw; vun: valid, unique and novel, Wilson's interval of 95 %. Squared MMD ({kernel}) to {len(test)} test graphs."
     ]
     if protocol == "sbm":
         notes.append("SBM: communities by spectral clustering and likelihood moves instead of graph-tool's search; the test is SPECTRE's.")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sciar
-from sciar import config, datasets, train
+from sciar import config, datasets, files, train
 from sciar.batch import TokenArrays, collate
-from sciar.convert import from_networkx, from_smiles, to_smiles
+from sciar.convert import from_networkx, from_smiles, to_networkx, to_smiles
 from sciar.errors import InputError
 from sciar.families.blocks import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.blocks.fragment import Piece, pieces
@@ -329,3 +329,26 @@ def test_from_training_to_checked_molecules(tmp_path: Path) -> None:
     check_raises(lambda: sciar.generate("molecule", then_3d=True), InputError, "then_3d", "graph")
     check_raises(lambda: sciar.generate("graph", n=1, model=path, scaffold="CBr*"), InputError, "Br")
     check_raises(lambda: sciar.generate("graph", n=1, model=path, properties={"qed": 1.0}), InputError, "gap_eV")
+
+
+def test_a_folder_of_own_graphs_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """graph6 and edge lists in, weights, graph6, networkx and PyG out."""
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "own"
+    folder.mkdir()
+    files.write(folder / "a.g6", [from_networkx(nx.random_labeled_tree(8, seed=k)) for k in range(12)])
+    (folder / "b.edges").write_text("a b\nb c\nc a\n\n0 1\n1 1\n")  # a triangle, and a graph with a loop
+    store, report = datasets.prepare(folder)
+    assert len(store) == 13 and "self-loop of node 1 in line 6" in str(report.rejected[0])
+    settings = ["task=graph", f"data.sets=[{folder}]", "data.validation=2", "tokenizer.atoms=[X]", "tokenizer.implied=false"]
+    settings += ["tokenizer.properties=[]", "tokenizer.hops=1", "model.walk=2", "train.steps=2", "name=own"]
+    recipe = config.load(Path(__file__).parents[2] / "configs/tiny/blocks.yaml", settings)
+    path = train.fit(recipe, tmp_path / "run")
+    samples = sciar.generate("graph", n=4, seed=0, model=path, out=tmp_path / "drawn.g6")
+    assert [g.n_atoms for g in files.read(tmp_path / "drawn.g6")] == [g.number_of_nodes() for g in samples.graphs]
+    samples.write(tmp_path / "drawn.edgelist")
+    assert [
+        nx.utils.graphs_equal(to_networkx(g), h) for g, h in zip(files.read(tmp_path / "drawn.edgelist"), samples.graphs, strict=True)
+    ] == [True] * 4
+    pytest.importorskip("torch_geometric")
+    assert [d.num_nodes for d in samples.to_pyg()] == [g.number_of_nodes() for g in samples.graphs]
