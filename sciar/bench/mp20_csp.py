@@ -48,7 +48,7 @@ def run_protocol(
         draws: for each row.
         split: "standard" (9,046 rows) or "polymorph", where no formula of the test rows occurs in training.
         jobs: processes that match.
-        seconds: for one pair of crystals.
+        seconds: of CPU time for one pair of crystals.
         formulas: write the formulas of the rows, one per line, to this file; a file for samples= is made by
             `sciar generate crystal --n-formula-units 1 --formula-file FILE`.
         device: where the model runs.

@@ -41,7 +41,7 @@ def run_protocol(
         seed: of the draws and of the choice of the 1,000 valid ones whose distributions are compared.
         progress: told what is being done.
         keep: share of the draws, the best by score, in the ranked column (0.32 as Uni-3DAR's script); only where there are scores.
-        seconds: for one pair of crystals.
+        seconds: of CPU time for one pair of crystals.
         device: where the model runs.
 
     Raises:

@@ -40,7 +40,7 @@ def run_protocol(
         progress: told what is being done.
         draws: for each row.
         jobs: processes that match.
-        seconds: for one pair of crystals.
+        seconds: of CPU time for one pair of crystals.
         device: where the model runs.
 
     Raises:

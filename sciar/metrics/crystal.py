@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Xie et al., CDVAE, ICLR 2022; kept by every paper on crystal structure prediction since
 STOL, LTOL, ANGLE_TOL = 0.5, 0.3, 10.0
 MIN_DISTANCE, MIN_VOLUME = 0.5, 0.1  # Å, Å³; the same source
-SECONDS = 60.0  # for one pair; then it is no match
+SECONDS = 60.0  # of CPU time for one pair; then it is no match
 LONGEST = 20.0  # elongation of a cell beyond which no match is sought: the search would take minutes; MP-20: up to 6.2
 
 Progress = Callable[[int, int], None]
@@ -82,7 +82,7 @@ def compare(
         draws: r rows of k draws each; None = failed.
         references: r crystals.
         jobs: processes.
-        seconds: for one pair; a pair that takes longer is no match and is counted.
+        seconds: of CPU time for one pair; a pair that takes longer is no match and is counted.
         progress: told how many of how many pairs are done.
 
     Raises:
@@ -295,7 +295,7 @@ def _timed(task: tuple[Structure | None, Structure | None, float]) -> float | No
 
 @contextlib.contextmanager
 def _limit(seconds: float) -> Iterator[None]:
-    """TimeoutError after so many seconds, where the system has timers and this is the main thread; no limit elsewhere."""
+    """TimeoutError after so many seconds of CPU time, which a busy machine does not change; no limit outside the main thread."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -303,10 +303,10 @@ def _limit(seconds: float) -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)

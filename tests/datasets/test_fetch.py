@@ -97,7 +97,7 @@ def test_names_and_near_misses() -> None:
     for name in datasets.names():
         facts = datasets.info(name)
         assert isinstance(facts, Info) and facts.name == name and facts.licence and facts.citation and facts.sources
-        assert all(file.checksum.startswith(("sha256:", "md5:")) for files in facts.files for file in files)
+        assert all(file.checksum.startswith(("sha256:", "md5:", "git:")) for files in facts.files for file in files)
     with pytest.raises(DataError, match="did you mean 'qm9'"):
         datasets.load("qm")
     with pytest.raises(DataError, match="does not exist"):

@@ -41,18 +41,22 @@ def test_rmsd_is_normalised() -> None:
 
 def test_a_needle_is_no_match_and_takes_no_time() -> None:
     needle = crystal("Na Cl", [[0, 0, 0], [0.5, 0.5, 0.5]], [0.3, 0.3, 500, 90, 90, 90])
-    start = time.perf_counter()
+    start = time.process_time()
     assert metrics.match(needle, rock_salt()) is None
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_a_pair_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "match", lambda a, b: time.sleep(5))
-    start = time.perf_counter()
+    def endless(a: Structure, b: Structure) -> float:
+        while True:
+            pass
+
+    monkeypatch.setattr(metrics, "match", endless)
+    start = time.process_time()
     assert list(metrics.matches([(rock_salt(), rock_salt())], seconds=0.05)) == [np.inf]
     comparison = metrics.compare([[rock_salt()]], [rock_salt()], seconds=0.05)
     assert comparison.n_timeouts == 1 and metrics.prediction(comparison)["match_rate"] == 0
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_processes_give_the_same_in_order() -> None:
