@@ -145,7 +145,8 @@ class Writer:
             if len(choices) == 1:
                 row.given = choices[0]
             elif choices:
-                row.given = choices[_draw(np.array([weight[c] for c in choices]), row.rng, self.options.temperature)[0]]
+                chosen, row.score = _draw(np.array([weight[c] for c in choices]), row.rng, self.options.temperature)
+                row.given = choices[chosen]
 
     def log_likelihoods(self, compositions: Sequence[Composition]) -> list[float]:
         """ln p of whole compositions."""
