@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Denoiser = Callable[[Tensor, float], Tensor]  # (x, σ) -> estimate of the clean x
@@ -137,20 +137,31 @@ def log_likelihood(denoise: Denoiser, x: Float[Tensor, "*b 3"], grid: list[float
 
 
 def likelihood_bound(
-    denoise: Denoiser, x: Float[Tensor, "*b k"], noise: Float[Tensor, "*b k"], low: float, high: float, levels: int
+    denoise: Denoiser,
+    x: Float[Tensor, "*b k"],
+    noise: Float[Tensor, "*b k"],
+    low: float,
+    high: float,
+    levels: int,
+    used: Bool[Tensor, "*b k"] | None = None,
 ) -> Float[Tensor, "*b"]:
     """A lower bound of ln p(x) in nats by one denoising error per noise level; the expectation over `noise` is the bound.
 
     ln p(x) ≥ -k/2 ln(2πe low²) - |x|²/(2 high²) - ∫ E|x - D(x + σε)|²/σ² d ln σ: Kingma et al. 2021 (VDM), eq. 15 with SNR = σ⁻².
     Levels are the midpoints of `levels` equal steps of ln σ from `low` to `high`; the sign of ε alternates and its length is set to √k,
-    because at small σ the error is |ε|²: its chance deviation from k would say nothing about x.
+    because at small σ the error is |ε|²: its chance deviation from k would say nothing about x. Numbers that are not `used` are no
+    part of x: they count as known to the lowest level, so that vectors of different length can be compared.
     """
-    noise = noise * (noise.shape[-1] ** 0.5 / noise.norm(dim=-1, keepdim=True))
+    if used is None:
+        noise = noise * (noise.shape[-1] ** 0.5 / noise.norm(dim=-1, keepdim=True))
+    else:
+        noise = noise * used * (used.sum(-1, keepdim=True) ** 0.5 / (noise * used).norm(dim=-1, keepdim=True).clamp(min=1e-9))
     step = math.log(high / low) / levels
     error = torch.zeros_like(x[..., 0])
     for i in range(levels):
         sigma = low * math.exp((i + 0.5) * step)
-        error = error + ((x - denoise(x + (-1) ** i * sigma * noise, sigma)) / sigma).square().sum(-1)
+        off = (x - denoise(x + (-1) ** i * sigma * noise, sigma)) / sigma
+        error = error + (off if used is None else off * used).square().sum(-1)
     size = x.shape[-1]
     return -0.5 * size * (math.log(2 * math.pi * math.e) + 2 * math.log(low)) - (x / high).square().sum(-1) / 2 - step * error
 

@@ -124,11 +124,16 @@ class DiffusionHead(nn.Module):
         return solve(denoise, temperature * grid[0] * start, grid, solver, noise, temperature)
 
     def likelihood_bound(
-        self, z: Float[Tensor, "*s d"], x: Float[Tensor, "*s k"], noise: Float[Tensor, "*s k"], levels: int = 8
+        self,
+        z: Float[Tensor, "*s d"],
+        x: Float[Tensor, "*s k"],
+        noise: Float[Tensor, "*s k"],
+        levels: int = 8,
+        used: Bool[Tensor, "*s k"] | None = None,
     ) -> Float[Tensor, "*s"]:
-        """A noisy lower bound of ln p(x | z) in nats for the cost of `levels` solver steps."""
+        """A noisy lower bound of ln p(x | z) in nats for the cost of `levels` solver steps; numbers not `used` count as known."""
         denoise = self.denoiser(self.condition(z))
-        return likelihood_bound(denoise, x, noise, 0.02, self.process.sigma_max, levels)
+        return likelihood_bound(denoise, x, noise, 0.02, self.process.sigma_max, levels, used)
 
     def log_likelihood(self, z: Float[Tensor, "*s d"], x: Float[Tensor, "*s k"], steps: int = 16) -> Float[Tensor, "*s"]:
         """ln p(x | z) in nats (x in Å)."""

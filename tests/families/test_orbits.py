@@ -271,7 +271,7 @@ def test_words_are_causal(small: orbits.Model) -> None:
 def test_drawn_words_have_the_likelihood_that_training_gives_them(small: orbits.Model) -> None:
     """The cached sampler's score is the full forward's nats, here of whole crystals de novo, masks of the end game left aside."""
     prompts = [Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2)] * 4
-    draws = sorted(small.sample(prompts, [(3, i) for i in range(4)], precision="32"), key=lambda d: d.index)
+    draws = sorted(small.sample(prompts, [(3, i) for i in range(4)], precision="32", score="words"), key=lambda d: d.index)
     for draw in draws:
         with torch.no_grad():
             parts = small.loss(collate(Tokens, [draw.tokens]), torch.Generator().manual_seed(0))
@@ -342,6 +342,7 @@ def test_unknown_options_are_refused(small: orbits.Model) -> None:
         ({"temperature": 0}, "temperature"),
         ({"steps": 0}, "steps"),
         ({"precision": "8"}, "precision"),
+        ({"score": "x"}, "score"),
     ):
         with pytest.raises(InputError, match=word):
             list(small.sample([Prompt(crystal=True)], [(0, 0)], **options))
