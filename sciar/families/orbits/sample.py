@@ -49,10 +49,10 @@ class Options:
     guidance: float = 1.0
     lattice_steps: int = 12
     lattice_temperature: float = 1.0
-    steps: int = 20
+    steps: int = 30
     sigma: float = 1.5
-    strain: float = 0.05
-    churn: float = 0.0
+    strain: float = 0.15
+    churn: float = 0.6
     score: str = "bound"
     precision: str = "bf16"
 
