@@ -351,19 +351,19 @@ def test_plain_graphs_are_one_piece_and_degrees_stay_exact() -> None:
 
 
 def test_a_headers_demand_can_be_met(model: Model) -> None:
-    """One open place takes one node of one bond; a finished piece beside another waits for a node of two bonds, and there is no end."""
-    graph = _graph(model, 0, Prompt(n_atoms=(1, 8)), (0, 0), Options())
+    """Three nodes at most: none may be left alone at the end, and there is no end in pieces."""
+    graph = _graph(model, 0, Prompt(n_atoms=(1, 3)), (0, 0), Options())
     batch = _Batch(model, [graph], [Prompt()], 1, Options())
     first = batch._needs(graph) < NOWHERE
-    assert first[1, 0] and first[2, 1] and not first[5:, :2].any()
+    assert first[1, 0] and first[2, 0] and first[2, 1] and first[3, 2] and not first[3, :2].any()
     graph.begin(np.array([0]), 0)
-    graph.start, graph.room[0], graph.phase = 1, 1, "header"
+    graph.start, graph.room[0] = 1, 1  # one node with one open place
     after = batch._needs(graph) < NOWHERE
-    assert after[1, 1] and not after[1:, 0].any() and not after[2:, 1].any()
+    assert after[1, 0] and after[1, 1] and after[2, 2] and not after[2, :2].any()
     graph.begin(np.array([0]), 0)
-    graph.start, graph.room[1], graph.n = 2, 1, 2
+    graph.start, graph.room[1] = 2, 1  # and another one beside it: the third joins them
     both = batch._needs(graph) < NOWHERE
-    assert both[1, 2] and not both[1, 1] and batch._impossible([(0, graph)], batch._needs(graph)[None])[0, 0]
+    assert both[1, 2] and not both[1, :2].any() and batch._impossible([(0, graph)], batch._needs(graph)[None])[0, 0]
 
 
 def test_degrees_are_exact(model: Model) -> None:
