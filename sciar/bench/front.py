@@ -99,12 +99,12 @@ def de_novo(model: Any, n: int, seed: int, device: str | None = None, task: str 
 
 
 def graphs(model: Any, n: int, seed: int, device: str | None, masked: bool, progress: Callable[[str, int], None]) -> dict[str, Drawn]:
-    """n graphs of a model, and if `masked` n more with the sampler's valence mask, by the name in a table.
+    """n raw graphs of a model, and if `masked` n more with the sampler's masks of valence and connectivity, by the name in a table.
 
     `progress` is told what is drawn and how much is done.
     """
     cases: dict[str, Drawn] = {}
-    for label, options in (("", {}), (", valence mask", {"valence": True}))[: 1 + masked]:
+    for label, options in (("", {"connected": False}), (", masks", {"valence": True}))[: 1 + masked]:
         progress(f"drawing{label}", len(cases))
         cases[name_of(model) + label] = de_novo(model, n, seed, device, task="graph", **options)
     return cases

@@ -44,7 +44,7 @@ def run_protocol(
         n: draws of the model.
         seed: of the draws.
         progress: told what is being done.
-        masked: a second row with the sampler's valence mask, for a model that has one.
+        masked: a second row with the sampler's masks of valence and connectivity, for a model that has one.
         device: where the model runs.
         references, train: SMILES instead of MOSES' own test sets ("Test", "TestSF") and training set.
 

@@ -35,7 +35,7 @@ def run_protocol(
         n: draws.
         seed: of the draws.
         progress: told what is being done.
-        masked: a second row with the sampler's valence mask, for a model that has one.
+        masked: a second row with the sampler's masks of valence and connectivity, for a model that has one.
         novelty: compare with the training molecules and compute FCD against the test molecules (needs the QM9 data).
         device: where the model runs.
 

@@ -20,6 +20,6 @@ def test_fcd_of_a_set_to_itself_is_zero() -> None:
 def test_the_valence_mask_is_a_second_row() -> None:
     told: list[tuple[str, int, int]] = []
     rows = bench.run("qm9-graphs", model="qm9-blocks", n=6, novelty=False, progress=lambda *step: told.append(step)).rows
-    assert [row["model"] for row in rows] == ["qm9-blocks", "qm9-blocks, valence mask"] and rows[1]["valid"] >= rows[0]["valid"]
-    assert told == [("drawing", 0, 3), ("drawing, valence mask", 1, 3), ("judging", 2, 3)]
+    assert [row["model"] for row in rows] == ["qm9-blocks", "qm9-blocks, masks"] and rows[1]["valid"] >= rows[0]["valid"]
+    assert told == [("drawing", 0, 3), ("drawing, masks", 1, 3), ("judging", 2, 3)]
     assert len(bench.run("qm9-graphs", model="qm9-blocks", n=2, novelty=False, masked=False).rows) == 1

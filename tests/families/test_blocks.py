@@ -19,8 +19,9 @@ from sciar.convert import from_networkx, from_smiles, to_networkx, to_smiles
 from sciar.errors import InputError
 from sciar.families.blocks import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.blocks.fragment import Piece, pieces
+from sciar.families.blocks.joined import joinable
 from sciar.families.blocks.model import Clean, walk_features
-from sciar.families.blocks.sample import Options, _Batch, _graph
+from sciar.families.blocks.sample import NOWHERE, Options, _Batch, _graph
 from sciar.families.blocks.tokens import computed, implied, node_type
 from sciar.prompt import Prompt
 from sciar.testing import check_family, check_raises, check_sampler
@@ -241,7 +242,9 @@ def test_walk_features_are_those_of_the_graph_of_their_time() -> None:
 # ---- sampling
 
 
-@pytest.mark.parametrize("options", [{}, {"singly": False, "entropy": 0.0}, {"valence": True}, {"temperature": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"singly": False, "entropy": 0.0}, {"valence": True}, {"temperature": 0.5}, {"connected": False}], ids=str
+)
 def test_draws_depend_on_their_key_alone(model: Model, tokenizer: Tokenizer, options: dict) -> None:
     prompts = [Prompt(n_atoms=(2, 9))] * 4 + [Prompt(elements=("C", "O"))] + [Prompt(scaffold="c1ccoc1*", n_atoms=(6, 12))] * 2
     check_sampler(model, tokenizer, prompts, **options)
@@ -278,6 +281,89 @@ def test_the_first_block_after_a_scaffold_finds_a_place(model: Model) -> None:
     for draw in model.sample([Prompt(scaffold="C1CC1*", n_atoms=(5, 9))] * 8, [(4, i) for i in range(8)]):
         t = draw.tokens
         assert (t.block == t.block[3]).sum() == 1 and t.block[3] > t.block[:3].max()
+
+
+def one_piece(tokens: Tokens) -> bool:
+    graph = nx.Graph(tokens.bonds[:, :2].tolist())
+    graph.add_nodes_from(range(len(tokens.kind)))
+    return nx.is_connected(graph)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=5))
+def test_counts_tell_whether_pieces_can_be_joined(pieces: list[tuple[int, int]]) -> None:
+    """Against a search through all ways to join pieces of (old, new) places when nothing comes after."""
+
+    def search(left: tuple[tuple[int, int], ...]) -> bool:
+        for i, a in enumerate(left):
+            for j, b in enumerate(left):
+                for old in (0, 1):  # of b; a gives a new place
+                    if i != j and a[1] and b[1 - old]:
+                        merged = (a[0] + b[0] - old, a[1] + b[1] - 2 + old)
+                        if search((*(p for k, p in enumerate(left) if k not in (i, j)), merged)):
+                            return True
+        return len(left) == 1
+
+    old, new = np.array(pieces).T
+    nothing, real = np.zeros_like(old), np.ones(len(pieces), dtype=bool)
+    assert joinable(old, new, nothing, real, np.array(0), 4) == search(tuple(pieces))
+    padded = (np.append(a, 7) for a in (old, new, nothing))
+    assert joinable(*padded, np.append(real, False), np.array(0), 4) == search(tuple(pieces))
+
+
+def test_pieces_may_wait_for_a_node_that_joins_them() -> None:
+    old, none, real = np.array([1, 2]), np.zeros(2, dtype=np.int64), np.ones(2, dtype=bool)
+    wait = lambda old, rest, most: bool(joinable(old, none, none, real, np.array(rest), most))  # noqa: E731
+    assert wait(old, 1, 2)
+    assert not wait(old, 0, 2) and not wait(old, 1, 1) and not wait(np.array([1, 0]), 1, 2)
+
+
+@pytest.mark.parametrize(("valence", "temperature"), [(False, 1.0), (True, 0.5), (True, 3.0)])
+def test_every_draw_is_one_piece(tokenizer: Tokenizer, valence: bool, temperature: float) -> None:
+    """Untrained weights of several seeds, de novo and from scaffolds; without the option they do come in pieces."""
+    scaffolds = (None, None, "CC(=O)*", "c1ccoc1*", "C1CC1*", "CO", "*N(*)C")
+    prompts = [Prompt(n_atoms=(1, 11), scaffold=s) for s in scaffolds] * 2 + [Prompt(elements=("F", "O"), n_atoms=(1, 8))] * 2
+    keys = [(7, i) for i in range(len(prompts))]
+    broken = 0
+    for seed in range(2):
+        torch.manual_seed(seed)
+        facts = {"capacity": [4, 3, 2, 1, 6, 4, 1, 1]}
+        model = Model(TINY, tokenizer, facts).eval()
+        for p in model.parameters():
+            p.data.mul_(2.0)  # further from uniform
+        options = {"valence": valence, "temperature": temperature}
+        drawn = {d.index: d.tokens for d in model.sample(prompts, keys, 8, **options)}
+        assert len(drawn) == len(prompts) and all(map(one_piece, drawn.values()))
+        if valence:
+            for t in drawn.values():
+                sums = np.bincount(t.bonds[:, :2].ravel(), np.repeat(t.bonds[:, 2], 2), len(t.kind))
+                assert (sums <= np.array(facts["capacity"])[t.kind]).all()
+        broken += sum(not one_piece(d.tokens) for d in model.sample(prompts, keys, 8, connected=False, **options))
+    assert broken
+
+
+def test_plain_graphs_are_one_piece_and_degrees_stay_exact() -> None:
+    plain = Tokenizer(TokenizerConfig(atoms=("X",), implied=False, hops=1, max_atoms=24))
+    torch.manual_seed(1)
+    model = Model(TINY, plain).eval()
+    for draw in model.sample([Prompt(n_atoms=(10, 24))] * 12, [(8, i) for i in range(12)]):
+        assert one_piece(draw.tokens) and len(draw.tokens.kind) >= 10
+
+
+def test_a_headers_demand_can_be_met(model: Model) -> None:
+    """Three nodes at most: none may be left alone at the end, and there is no end in pieces."""
+    graph = _graph(model, 0, Prompt(n_atoms=(1, 3)), (0, 0), Options())
+    batch = _Batch(model, [graph], [Prompt()], 1, Options())
+    first = batch._needs(graph) < NOWHERE
+    assert first[1, 0] and first[2, 0] and first[2, 1] and first[3, 2] and not first[3, :2].any()
+    graph.begin(np.array([0]), 0)
+    graph.start, graph.room[0] = 1, 1  # one node with one open place
+    after = batch._needs(graph) < NOWHERE
+    assert after[1, 0] and after[1, 1] and after[2, 2] and not after[2, :2].any()
+    graph.begin(np.array([0]), 0)
+    graph.start, graph.room[1] = 2, 1  # and another one beside it: the third joins them
+    both = batch._needs(graph) < NOWHERE
+    assert both[1, 2] and not both[1, :2].any() and batch._impossible([(0, graph)], batch._needs(graph)[None])[0, 0]
 
 
 def test_degrees_are_exact(model: Model) -> None:

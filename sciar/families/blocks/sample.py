@@ -18,6 +18,7 @@ from torch import Tensor
 from sciar.diffusion import categorical, subset
 from sciar.errors import InputError
 from sciar.families.blocks.fragment import Piece, pieces
+from sciar.families.blocks.joined import joinable
 from sciar.families.blocks.model import MASKED, NOISED, SELF, Rows, powers
 from sciar.families.blocks.tokens import Tokens
 from sciar.family import Draw
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sciar.families.blocks.model import Model
 
 TIE = 1e-3  # nats; rows of equal nodes differ by rounding only, which must not decide
+NOWHERE = 10**9  # more bonds than any node can have
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Options:
         entropy: rows of a block are committed together while the sum of their entropies less the largest stays below this (nats):
             a bound of what is lost by not looking again. 0 = one row per call.
         singly: a row with several open bonds whose entropy is above that bound draws one of them per call.
+        connected: only blocks and bonds after which the graph can still become one piece (absorbing kernel); False for graphs of several.
         valence: only bonds that no atom's largest bond order sum in the training data forbids.
         sampler: of the kernels with noise levels: "sid" (predict and noise again) or "posterior". steps: noise levels, 0 = as trained.
         temperature: of all logits; below 1 is nearer to the mode. guidance: of the property condition; 1 = none.
@@ -48,6 +51,7 @@ class Options:
 
     entropy: float = 0.1
     singly: bool = True
+    connected: bool = True
     valence: bool = False
     sampler: str = "sid"
     steps: int = 0
@@ -83,6 +87,7 @@ class _Graph:
     level: np.ndarray
     degree: np.ndarray
     orders: np.ndarray
+    piece: np.ndarray  # what a node is connected with, named by one of its nodes
     start: int = 0
     n: int = 0
     shown: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
@@ -111,6 +116,7 @@ class _Graph:
         """A bond of node `row` of the block to a node."""
         a = self.start + row
         self.orders[a, column] = self.orders[column, a] = order
+        self.piece[self.piece == self.piece[column]] = self.piece[a]
         self.left[row] -= 1
         if column >= self.start:
             self.left[column - self.start] -= 1
@@ -167,7 +173,7 @@ def _graph(model: Model, index: int, prompt: Prompt, key: tuple[int, int], optio
     zeros = lambda *shape: np.zeros(shape, dtype=np.int64)  # noqa: E731
     starred = "*" in (prompt.scaffold or "")
     limits = (few, min(most, c), full, starred, forced, allowed)
-    return _Graph(index, np.random.default_rng([*key, 4]), *limits, zeros(c), zeros(c), zeros(c), zeros(c, c))
+    return _Graph(index, np.random.default_rng([*key, 4]), *limits, zeros(c), zeros(c), zeros(c), zeros(c, c), np.arange(c))
 
 
 class _Batch:
@@ -190,7 +196,9 @@ class _Batch:
         self.graphs: list[_Graph | None] = [None] * slots
         types = [z for z, _, _ in model.tokenizer.types]
         capacity = model.statistics.get("capacity")
-        self.capacity = np.array(capacity if options.valence and capacity else [10**6] * len(types))
+        self.masked = bool(options.valence and capacity)
+        self.capacity = np.array(capacity if self.masked else [10**6] * len(types))
+        self.connected = options.connected and self.absorbing
 
     def run(self) -> Iterator[Draw]:
         self._fill()
@@ -268,13 +276,15 @@ class _Batch:
                 block = slice(g.start, g.n)
                 g.degree[block], g.phase = piece.degree, "commit"
                 g.orders[block, : g.n], g.orders[: g.n, block] = piece.orders, piece.orders.T
+                g.piece[: g.n] = 0
         due = [(slot, g) for slot, g in due if g.phase == "header"]
         if not due:
             return
         index = torch.tensor([slot + way * self.slots for way in range(self.ways) for slot, _ in due], device=self.device)
         head, b = self.model.header, len(due)
         summary = self.model.summary(self.total[index], None if condition is None else condition[index])
-        sizes = self._chosen(self._guided(head.size(summary)).masked_fill(self._impossible(due), -torch.inf), due)
+        needs = np.stack([self._needs(g) for _, g in due])
+        sizes = self._chosen(self._guided(head.size(summary)).masked_fill(self._impossible(due, needs), -torch.inf), due)
         end = sizes == 0
         for (_, g), done in zip(due, end.tolist(), strict=True):
             if done:
@@ -284,11 +294,16 @@ class _Batch:
         repeat = lambda t: t.repeat(self.ways, *[1] * (t.ndim - 1))  # noqa: E731
         skip = end.tolist()
         ruled = self.model.tokenizer.config.hops > 0
-        degrees = self._chosen(self._guided(head.degree(summary, repeat(sizes))), due, skip) if ruled else torch.zeros_like(sizes)
+        needs = needs[np.arange(b), sizes.cpu().numpy()]
+        barred = torch.from_numpy(needs == NOWHERE).to(self.device)
+        degree_logits = self._guided(head.degree(summary, repeat(sizes))).masked_fill(barred, -torch.inf)
+        degrees = self._chosen(degree_logits, due, skip) if ruled else torch.zeros_like(sizes)
         so_far = torch.zeros_like(summary)
         last = torch.full((b,), self.model.n_types, device=self.device)
         kinds = []
-        forbidden = torch.from_numpy(~np.stack([g.allowed for _, g in due])).to(self.device)
+        needs = needs[np.arange(b), degrees.cpu().numpy()]
+        small = self.capacity < np.where(end.cpu().numpy(), 0, needs)[:, None]
+        forbidden = torch.from_numpy(~np.stack([g.allowed for _, g in due]) | small).to(self.device)
         for k in range(int(sizes.max())):
             logits = self._guided(head.kind(summary, repeat(sizes), repeat(degrees), so_far, repeat(last)))
             last = self._chosen(logits.masked_fill(forbidden, -torch.inf), due, (sizes <= k).tolist())
@@ -309,16 +324,76 @@ class _Batch:
             chosen.append(k)
         return torch.tensor(chosen, device=self.device)
 
-    def _impossible(self, due: list[tuple[int, _Graph]]) -> Tensor:
-        """Sizes that break a limit: no end before `few` nodes or with an open scaffold, no more than `most` or than can bond."""
+    def _impossible(self, due: list[tuple[int, _Graph]], needs: np.ndarray) -> Tensor:
+        """Sizes that break a limit: no end before `few` nodes, in pieces or with an open scaffold, no more than `most` or than can bond."""
         config = self.model.tokenizer.config
         table = np.zeros((len(due), config.max_block + 1), dtype=bool)
-        for row, (_, g) in zip(table, due, strict=True):
-            row[1:] = g.n + np.arange(1, len(row)) > g.most
+        for row, need, (_, g) in zip(table, needs, due, strict=True):
+            row[1:] = (g.n + np.arange(1, len(row)) > g.most) | (need[1:] == NOWHERE).all(1)
             if g.n and (g.room[: g.n] >= 0).all():  # nothing but a scaffold: its open places are all there is to bond to
                 row[1:] |= np.arange(1, len(row)) > g.room[: g.n].sum()
-            row[0] = not row[1:].all() and (g.n < max(g.few, 1) or (g.starred and bool((g.room > 0).any())))
+            pieces = len(np.unique(g.piece[: g.n])) if self.connected else 1
+            row[0] = not row[1:].all() and (g.n < max(g.few, 1) or pieces > 1 or (g.starred and bool((g.room > 0).any())))
         return torch.from_numpy(table).to(self.device)
+
+    # ---- connectivity
+
+    def _places(self, g: _Graph) -> np.ndarray:
+        """Bonds that each finished node may still get."""
+        free = self.capacity[g.kind[: g.start]] - g.orders[: g.start, : g.n].sum(1)
+        return np.maximum(np.where(g.room[: g.start] >= 0, np.minimum(free, g.room[: g.start]), free), 0)
+
+    def _needs(self, g: _Graph) -> np.ndarray:
+        """Bonds that the nodes of a next block must be able to have, for each size and degree (s d); NOWHERE: it cannot be joined."""
+        config = self.model.tokenizer.config
+        sizes, degrees = np.arange(config.max_block + 1), np.arange(config.max_degree + 1)
+        if not self.connected:
+            return np.zeros((len(sizes), len(degrees)), dtype=np.int64)
+        old = np.bincount(np.unique(g.piece[: g.n], return_inverse=True)[1], self._places(g)).astype(np.int64)
+        k, best = len(old), int(self.capacity[g.allowed].max())
+        shape = (len(sizes), len(degrees), k + len(sizes) - 1)
+        fresh = np.arange(shape[2]) >= k
+        real = np.broadcast_to(np.arange(shape[2]) < k + sizes[:, None, None], shape)
+        places = np.broadcast_to(np.pad(old, (0, shape[2] - k)), shape)
+        new = np.broadcast_to(fresh * degrees[:, None], shape)
+        rest = np.broadcast_to(g.most - g.n - sizes[:, None], shape[:2])
+        full, loose = (joinable(places, new, np.broadcast_to(fresh * t, shape), real, rest, min(config.max_degree, best)) for t in (0, 1))
+        needs = np.where(full, degrees, np.where(loose, degrees + 1, NOWHERE))
+        needs[needs > best] = NOWHERE
+        needs[0] = 0
+        return needs
+
+    def _joining(self, g: _Graph, row: int, possible: np.ndarray) -> np.ndarray:
+        """Which of the possible bonds (n o) of a row leave a graph that can become one piece."""
+        names, piece = np.unique(g.piece[: g.n], return_inverse=True)
+        (n, n_orders), k, me = possible.shape, len(names), g.start + row
+        if k == 1 or not self.connected:
+            return possible
+        block, order = np.arange(n) >= g.start, np.arange(n_orders)
+        left = np.where(g.shown, 0, g.left)
+        free = self.capacity[g.kind[g.start : n]] - g.orders[g.start : n, :n].sum(1) - left
+        count = lambda place, values: np.bincount(place, values, k).astype(np.int64)  # noqa: E731
+        start = (count(piece[: g.start], self._places(g)), count(piece[g.start :], left), count(piece[g.start :], free))
+        old, new, spare = (np.tile(a, (n, n_orders, 1)) for a in start)
+        columns = np.arange(n)
+        # what the bond takes: `order` + 1 places of a finished node, of a node of the block one open bond and `order` spare ones
+        old[columns, :, piece] -= np.where(block[:, None], 0, order + 1)
+        new[columns, :, piece] -= block[:, None]
+        spare[columns, :, piece] -= np.where(block[:, None], order, 0)
+        new[:, :, piece[me]] -= 1
+        spare[:, :, piece[me]] -= order
+        real = np.ones((n, n_orders, k), dtype=bool)
+        other = columns[piece != piece[me]]
+        for table in (old, new, spare):
+            table[other, :, piece[me]] += table[other, :, piece[other]]
+        real[other, :, piece[other]] = False
+        config = self.model.tokenizer.config
+        most = min(config.max_degree, int(self.capacity[g.allowed].max()))
+        for strict in (True, False):
+            found = possible & joinable(old, new, spare, real, np.full((n, n_orders), g.most - n), most, strict)
+            if found.any():
+                break
+        return found
 
     # ---- edges
 
@@ -384,7 +459,7 @@ class _Batch:
             entropy = entropies.pop(i)
             if g.shown[i] or g.left[i] != left[i]:
                 continue  # a mate's draw has changed it: it waits for the next look
-            self._draw_row(g, i, self._law(g, i, logits), entropy)
+            self._draw_row(g, i, logits, entropy)
 
     def _law(self, g: _Graph, row: int, logits: np.ndarray) -> np.ndarray:
         """Log-odds (n o) of the bonds of a row; NEVER where there can be none."""
@@ -399,26 +474,34 @@ class _Batch:
         free = self.capacity[g.kind[: g.n]] - used
         free[g.start :] -= np.maximum(g.left - 1, 0)  # every other open bond takes one at least
         law[(o > free[:, None]) | (o > free[me])] = subset.NEVER
+        law[~self._joining(g, row, law > subset.NEVER / 2)] = subset.NEVER
         return law
 
-    def _draw_row(self, g: _Graph, row: int, law: np.ndarray, entropy: float) -> None:
-        odds = _lse(law)
-        m = min(int(g.left[row]), int((odds > subset.NEVER / 2).sum()))
-        columns = subset.draw(odds, m, g.stream)
-        if len(columns) > 1 and self.options.singly and entropy > self.options.entropy:
-            pick = columns[int(g.stream.integers(len(columns)))]
-            g.score += float(np.log(max(subset.marginals(odds, m)[pick], 1e-300) / m))
-            columns = columns[columns == pick]
-        elif len(columns):
-            total = subset.log_partition(torch.from_numpy(odds), len(columns))[-1].item()
-            g.score += float(odds[columns].sum() - total)
-        if not len(columns):
-            g.shown[row] = True
-        for column in columns.tolist():
-            share = np.exp(law[column] - odds[column])
-            order = _pick(share, g.stream)
-            g.score += float(np.log(max(share[order], 1e-300)))
-            g.connect(row, column, order + 1)
+    def _draw_row(self, g: _Graph, row: int, logits: np.ndarray, entropy: float) -> None:
+        """The bonds of a row: together, or one by one where the next depends on the last (the law is the same)."""
+        again = self.options.singly and entropy > self.options.entropy  # the network looks again after one bond
+        while not g.shown[row]:
+            law = self._law(g, row, logits)
+            odds = _lse(law)
+            m = min(int(g.left[row]), int((odds > subset.NEVER / 2).sum()))
+            columns = subset.draw(odds, m, g.stream)
+            single = len(columns) > 1 and (again or self.masked or (self.connected and np.ptp(g.piece[: g.n]) > 0))
+            if single:
+                pick = columns[int(g.stream.integers(len(columns)))]
+                g.score += float(np.log(max(subset.marginals(odds, m)[pick], 1e-300) / m))
+                columns = columns[columns == pick]
+            elif len(columns):
+                total = subset.log_partition(torch.from_numpy(odds), len(columns))[-1].item()
+                g.score += float(odds[columns].sum() - total)
+            else:
+                g.shown[row] = True
+            for column in columns.tolist():
+                share = np.exp(law[column] - odds[column])
+                order = _pick(share, g.stream)
+                g.score += float(np.log(max(share[order], 1e-300)))
+                g.connect(row, column, order + 1)
+            if again or not single:
+                return
 
     def _ready(self, g: _Graph) -> bool:
         """Whether the block is finished; begins one of the kernels with noise levels from pure noise."""
