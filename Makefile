@@ -1,5 +1,5 @@
 # make setup   .venv with the versions of constraints.txt; does nothing when up to date
-# make demo    conformers of aspirin and (S)-ibuprofen and a few new molecules, in demo_out/
+# make demo    conformers of aspirin and (S)-ibuprofen, a few new molecules and crystals of TiO2, in demo_out/
 # make test    lint, types, tests;   make slow   the tests that take minutes;   make wheel   dist/
 #
 # PYTHON=python3.12 make setup                          another interpreter (3.11 or newer)
@@ -43,7 +43,9 @@ demo: setup
 	$(BIN)/sciar generate conformer 'CC(=O)Oc1ccccc1C(=O)O' -n 5 --seed 0 -o $(OUT)/aspirin.sdf
 	$(BIN)/sciar generate conformer 'CC(C)Cc1ccc(cc1)[C@H](C)C(=O)O' -n 5 --seed 0 -o $(OUT)/ibuprofen.sdf
 	$(if $(wildcard sciar/weights/qm9-hybrid.safetensors),$(BIN)/sciar generate molecule -n 8 --seed 0 -o $(OUT)/molecules.sdf)
+	$(if $(wildcard sciar/weights/mp20-orbits.safetensors),$(BIN)/sciar generate crystal TiO2 -n 4 --seed 0 -o $(OUT)/tio2.cif)
 	@$(BIN)/python -c "$$SHOW" $(OUT)/*.sdf
+	@ls $(OUT)/*.cif
 
 test: lint types
 	$(BIN)/pytest -m 'not slow'

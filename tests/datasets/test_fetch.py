@@ -102,5 +102,5 @@ def test_names_and_near_misses() -> None:
         datasets.load("qm")
     with pytest.raises(DataError, match="does not exist"):
         datasets.prepare("no/such/file.sdf")
-    with pytest.raises(DataError, match="expected one of molecules3d, qm9"):
+    with pytest.raises(DataError, match="expected one of molecules3d, mp20, qm9"):
         datasets.samples("mp")

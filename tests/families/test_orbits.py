@@ -222,6 +222,7 @@ def test_wishes_that_cannot_be_kept() -> None:
         ({"n_atoms": (12, 14)}, "at most 10"),
         ({"composition": {"Na": 1, "Cl": 2}, "space_group": 230}, "orbits add up"),
         ({"elements": ("Og",)}, "seen"),
+        ({"n_atoms": (1, 3), "space_group": 230}, "orbits of 1 to 3"),
         ({"fixed": ROCKSALT}, "fixed"),
     ):
         with pytest.raises(InputError, match=word):
@@ -300,13 +301,14 @@ def test_compositions_are_exact(small: orbits.Model) -> None:
         *[Prompt(crystal=True, composition={"Li": 1, "Fe": 1, "P": 1, "O": 4})] * 10,
         *[Prompt(crystal=True, composition={"Na": 1, "Cl": 1}, space_group=225)] * 10,
         *[Prompt(crystal=True, n_atoms=(5, 7), elements=("Mg", "O"))] * 10,
+        *[Prompt(crystal=True, space_group=225)] * 10,
     ]
-    for draw in small.sample(prompts, [(0, i) for i in range(30)]):
+    for draw in small.sample(prompts, [(0, i) for i in range(40)]):
         structure, prompt = small.tokenizer.decode(draw.tokens), prompts[draw.index]
         found = to_pymatgen(structure).composition.get_el_amt_dict()
         if prompt.composition:
             assert len({found[e] / n for e, n in prompt.composition.items()}) == 1 and len(found) == len(prompt.composition)
-        else:
+        elif prompt.elements:
             assert 5 <= structure.n_atoms <= 7 and set(found) <= {"Mg", "O"}
         if prompt.space_group:
             assert draw.tokens.group[0] == 225

@@ -53,6 +53,10 @@ def wish_of(prompt: Prompt, config: TokenizerConfig, known: frozenset[int]) -> W
         raise InputError("elements: expected some that the model has seen, got none; `sciar models` says which they are")
     properties = tuple(float(prompt.properties.get(name, np.nan)) for name in config.properties)
     if prompt.composition is None:
+        if not any(fits(g, (n,)) for g in groups for n in range(few, most + 1)):
+            raise InputError(
+                f"spacegroup: expected one with orbits of {few} to {most} atoms, got {prompt.space_group}; widen n_atoms="
+            )
         return Wish((), elements & known, (few, most), groups, properties)
     formula = tuple(sorted((NUMBERS[symbol], count) for symbol, count in prompt.composition.items()))
     size = sum(count for _, count in formula)

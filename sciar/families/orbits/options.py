@@ -1,0 +1,44 @@
+"""How to draw crystals: the options of the sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sciar.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to draw.
+
+    Args:
+        temperature: of all words: composition, space group, positions; 1 = the model's own law.
+        guidance: of the wanted properties; 1 = none.
+        lattice_steps: solver steps of the lattice's head. lattice_temperature: of its noise.
+        steps: evaluations of the joint denoiser. sigma: its first noise level, Å. strain: the error of the lattice it assumes at first.
+        churn: share of fresh noise in each of its steps.
+        score: "bound": nats of the drawn words and lower bounds of ln p of the lattice and of the free coordinates; "words": of the words
+            alone, which saves a third of the time.
+        precision: "bf16" or "32".
+    """
+
+    temperature: float = 1.0
+    guidance: float = 1.0
+    lattice_steps: int = 12
+    lattice_temperature: float = 1.0
+    steps: int = 30
+    sigma: float = 1.5
+    strain: float = 0.15
+    churn: float = 0.6
+    score: str = "bound"
+    precision: str = "bf16"
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and self.lattice_temperature >= 0):
+            raise InputError("sample: expected temperature > 0 and lattice_temperature ≥ 0; use 1 for the model's own law")
+        if self.steps < 1 or self.lattice_steps < 1 or not (self.sigma > 0 and self.strain > 0) or not 0 <= self.churn <= 1:
+            raise InputError("sample: expected steps ≥ 1, sigma and strain > 0, churn from 0 to 1; correct them")
+        if self.score not in ("bound", "words"):
+            raise InputError(f"sample: expected score bound or words, got {self.score!r}")
+        if self.precision not in ("bf16", "32"):
+            raise InputError(f"sample: expected precision bf16 or 32, got {self.precision!r}")

@@ -1,0 +1,237 @@
+"""Drawing the words of crystals under exact constraints, all rows of a batch one token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sciar.families.orbits.constraints import Composition, Wish, fits
+from sciar.families.orbits.options import Options
+from sciar.families.orbits.wyckoff import group
+from sciar.nn.cache import StaticCache
+
+if TYPE_CHECKING:
+    from sciar.families.orbits.model import Model
+
+PAIR, END, GROUP, ORBIT = 1, 2, 3, 4
+
+
+@dataclass(slots=True, eq=False)
+class Sentence:
+    """One crystal's words while they are drawn."""
+
+    index: int
+    key: tuple[int, int]
+    wish: Wish
+    rng: np.random.Generator
+    given: Composition | None = None
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    number: int = 0
+    orbits: list[tuple[int, int]] = field(default_factory=list)  # (owner, letter)
+    lacking: list[int] = field(default_factory=list)  # atoms that each element still lacks
+    taken: int = 0
+    score: float = 0.0
+    summary: Tensor | None = None
+
+    @property
+    def next_owner(self) -> int:
+        """The element of the next orbit; the number of elements when all are placed."""
+        return next((k for k, n in enumerate(self.lacking) if n), len(self.lacking))
+
+
+class Writer:
+    """Draws the words of a batch, one token of every row at a time."""
+
+    def __init__(self, model: Model, options: Options) -> None:
+        self.model, self.options = model, options
+        self.device = next(model.parameters()).device
+        self.table = model.catalogue.vectors()
+
+    def write(self, rows: Sequence[Sentence]) -> None:
+        """Fill in the words, the score in nats of those that were drawn, and the state behind the last."""
+        self._choose_compositions(rows)
+        begin = self._begin(rows)
+        guided = self.options.guidance != 1.0 and any(np.isfinite(row.wish.properties).any() for row in rows)
+        if guided:
+            begin = torch.cat([begin, self.model.begin(torch.full((len(rows), len(self.model.conditions)), torch.nan, device=self.device))])
+        copies = len(begin) // max(1, len(rows))
+        config, c = self.model.tokenizer.config, self.model.config
+        longest = config.max_elements + config.max_atoms + 3
+        caches = [StaticCache(len(begin), c.heads, longest, c.width // c.heads, self.device, torch.float32) for _ in self.model.blocks]
+        tokens: list[tuple[int, ...]] = [(0, 0, 0, 0, self.model.catalogue.count, 0, 0)] * len(rows)
+        for step in range(longest):
+            hidden = self._read(tokens, begin, caches, step, copies)
+            tokens = self._next(rows, tokens, hidden)
+            if all(row.summary is not None for row in rows):
+                return
+
+    def _choose_compositions(self, rows: Sequence[Sentence]) -> None:
+        """A composition for each row that may only be some; by the model's own weights where there are several."""
+        asked = sorted({c for row in rows for c in row.wish.compositions if len(row.wish.compositions) > 1})
+        weight = dict(zip(asked, self.log_likelihoods(asked), strict=True)) if asked else {}
+        for row in rows:
+            choices = row.wish.compositions
+            if len(choices) == 1:
+                row.given = choices[0]
+            elif choices:
+                chosen, row.score = _draw(np.array([weight[c] for c in choices]), row.rng, self.options.temperature)
+                row.given = choices[chosen]
+
+    def log_likelihoods(self, compositions: Sequence[Composition]) -> list[float]:
+        """ln p of whole compositions."""
+        most = max(len(c) for c in compositions)
+        elements = torch.zeros(len(compositions), most, dtype=torch.long, device=self.device)
+        counts = elements.clone()
+        for k, c in enumerate(compositions):
+            elements[k, : len(c)] = torch.tensor([z for z, _ in c])
+            counts[k, : len(c)] = torch.tensor([n for _, n in c])
+        return self.model.composition_nats(elements, counts, elements > 0).neg().tolist()
+
+    def _begin(self, rows: Sequence[Sentence]) -> Tensor:
+        wanted = np.array([row.wish.properties for row in rows], dtype=np.float32).reshape(len(rows), -1)
+        return self.model.begin(torch.from_numpy(wanted).to(self.device))
+
+    def _read(self, tokens: list[tuple[int, ...]], begin: Tensor, caches: list[StaticCache], step: int, copies: int) -> Tensor:
+        from sciar.families.orbits.model import Words
+
+        columns = torch.tensor(tokens, device=self.device).repeat(copies, 1)
+        words = Words(*columns[:, :, None].unbind(1), torch.ones_like(columns[:, :1], dtype=torch.bool))  # type: ignore[call-arg]
+        place = torch.full((len(columns), 1), step, device=self.device)
+        x = self.model.embedded(words, begin, self.table)
+        return self.model.states(x, None, [cache.at(place, step + 1) for cache in caches])[:, 0]
+
+    def _guided(self, values: Tensor, rows: int) -> np.ndarray:
+        """Logits in float64; where there is a second copy, drawn without properties, away from it."""
+        values = values.double()
+        if len(values) > rows:
+            free = values[rows:]
+            values = free + self.options.guidance * (values[:rows] - free)
+        return values.cpu().numpy()
+
+    def _next(self, rows: Sequence[Sentence], tokens: list[tuple[int, ...]], hidden: Tensor) -> list[tuple[int, ...]]:
+        """The next token of every row."""
+        model, n, none = self.model, len(rows), self.model.catalogue.count
+        kinds = [token[0] for token in tokens]
+        following = list(tokens)
+        writing = [k for k, row in enumerate(rows) if row.summary is None]
+        pairing = [k for k in writing if kinds[k] in (0, PAIR)]
+        both = lambda picked: [*picked, *(n + k for k in picked)] if len(hidden) > n else picked  # noqa: E731
+        if pairing:
+            logits = self._guided(model.to_element(hidden[both(pairing)]), len(pairing))
+            chosen = [self._element(rows[k], row) for k, row in zip(pairing, logits, strict=True)]
+            going = [(k, z) for k, z in zip(pairing, chosen, strict=True) if z]
+            if going:
+                which = both([k for k, _ in going])
+                element = torch.tensor([z for _, z in going] * (len(which) // len(going)), device=self.device)
+                logits = self._guided(model.count_logits(hidden[which], element), len(going))
+                for (k, z), row in zip(going, logits, strict=True):
+                    rows[k].pairs.append((z, self._count(rows[k], z, row)))
+                    following[k] = (PAIR, z, rows[k].pairs[-1][1], 0, none, 0, 0)
+            for k, z in zip(pairing, chosen, strict=True):
+                if not z:
+                    rows[k].lacking = [count for _, count in rows[k].pairs]
+                    following[k] = (END, 0, 0, 0, none, 0, 0)
+        if ended := [k for k in writing if kinds[k] == END]:
+            logits = self._guided(model.to_group(hidden[both(ended)]), len(ended))
+            for k, row in zip(ended, logits, strict=True):
+                self._group(rows[k], row)
+                following[k] = (GROUP, 0, 0, rows[k].number, none, *self._outlook(rows[k]))
+        placing = [k for k in writing if kinds[k] in (GROUP, ORBIT)]
+        for k in placing:
+            if rows[k].next_owner == len(rows[k].pairs):
+                rows[k].summary = hidden[k]
+        placing = [k for k in placing if rows[k].summary is None]
+        if placing:
+            numbers = torch.tensor([rows[k].number for k in placing], device=self.device)
+            candidates = self.table[model.catalogue.of_group(numbers)]
+            which = both(placing)
+            logits = self._guided(
+                model.position_logits(hidden[which][:, None], candidates.repeat(len(which) // len(placing), 1, 1))[:, 0], len(placing)
+            )
+            for k, row in zip(placing, logits, strict=True):
+                owner, letter = self._orbit(rows[k], row)
+                z, position = rows[k].pairs[owner][0], group(rows[k].number).start + letter
+                following[k] = (ORBIT, z, rows[k].lacking[owner], 0, position, *self._outlook(rows[k]))
+        return following
+
+    def _outlook(self, row: Sentence) -> tuple[int, int]:
+        """Element of the next orbit and how many of its atoms are lacking; zeros after the last."""
+        owner = row.next_owner
+        return (row.pairs[owner][0], row.lacking[owner]) if owner < len(row.pairs) else (0, 0)
+
+    def _element(self, row: Sentence, logits: np.ndarray) -> int:
+        if row.given is not None:
+            return row.given[len(row.pairs)][0] if len(row.pairs) < len(row.given) else 0
+        config = self.model.tokenizer.config
+        few, most = row.wish.atoms
+        total, last = sum(n for _, n in row.pairs), row.pairs[-1][0] if row.pairs else 0
+        allowed = np.zeros(len(logits), dtype=bool)
+        if total < most and len(row.pairs) < config.max_elements and self._counts_that_fit(row).any():
+            allowed[[z for z in row.wish.elements if z > last]] = True
+        allowed[0] = bool(row.pairs) and (total >= few or not allowed.any())
+        return self._drawn(row, logits, allowed)
+
+    def _count(self, row: Sentence, z: int, logits: np.ndarray) -> int:
+        if row.given is not None:
+            return row.given[len(row.pairs)][1]
+        few = row.wish.atoms[0]
+        total = sum(n for _, n in row.pairs)
+        more = len(row.pairs) + 1 < self.model.tokenizer.config.max_elements and any(other > z for other in row.wish.elements)
+        allowed = self._counts_that_fit(row)
+        if not more and allowed[few - total :].any():
+            allowed[: max(1, few - total)] = False
+        return self._drawn(row, logits, allowed)
+
+    def _counts_that_fit(self, row: Sentence) -> np.ndarray:
+        """How many atoms one more element may have: within the wanted size, and on orbits of a wanted group."""
+        sizes = tuple(n for _, n in row.pairs)
+        allowed = np.zeros(self.model.tokenizer.config.max_atoms + 1, dtype=bool)
+        allowed[1 : row.wish.atoms[1] - sum(sizes) + 1] = True
+        if 1 not in row.wish.groups:  # that one holds anything
+            allowed &= [bool(n) and any(fits(g, (*sizes, n)) for g in row.wish.groups) for n in range(len(allowed))]
+        return allowed
+
+    def _group(self, row: Sentence, logits: np.ndarray) -> None:
+        allowed = np.zeros(len(logits), dtype=bool)
+        allowed[sorted(row.wish.groups)] = True
+        while True:
+            before = row.score
+            row.number = self._drawn(row, logits, allowed)
+            if fits(row.number, tuple(row.lacking)):
+                return
+            allowed[row.number], row.score = False, before
+
+    def _orbit(self, row: Sentence, logits: np.ndarray) -> tuple[int, int]:
+        owner = row.next_owner
+        rest = tuple(row.lacking[owner + 1 :])
+        lowest = row.orbits[-1][1] if row.orbits and row.orbits[-1][0] == owner else 0
+        positions = group(row.number).positions
+        allowed = np.zeros(len(logits), dtype=bool)
+        for letter in range(lowest, len(positions)):
+            size, bit = positions[letter].multiplicity, 0 if positions[letter].free else 1 << letter
+            if size <= row.lacking[owner] and not row.taken & bit:
+                allowed[letter] = fits(row.number, (row.lacking[owner] - size, *rest), letter, row.taken | bit)
+        letter = self._drawn(row, logits, allowed)
+        row.orbits.append((owner, letter))
+        row.lacking[owner] -= positions[letter].multiplicity
+        row.taken |= 0 if positions[letter].free else 1 << letter
+        return owner, letter
+
+    def _drawn(self, row: Sentence, logits: np.ndarray, allowed: np.ndarray) -> int:
+        choice, nats = _draw(np.where(allowed, logits, -np.inf), row.rng, self.options.temperature)
+        row.score += nats
+        return choice
+
+
+def _draw(logits: np.ndarray, rng: np.random.Generator, temperature: float) -> tuple[int, float]:
+    """A choice at a temperature and its log-probability at temperature 1."""
+    cold = np.exp((logits - logits.max()) / temperature)
+    choice = int(np.searchsorted(np.cumsum(cold), rng.random() * cold.sum(), side="right"))
+    choice = min(choice, int(np.flatnonzero(cold)[-1]))
+    warm = logits - logits.max()
+    return choice, float(warm[choice] - np.log(np.exp(warm).sum()))
