@@ -54,9 +54,7 @@ def wish_of(prompt: Prompt, config: TokenizerConfig, known: frozenset[int]) -> W
     properties = tuple(float(prompt.properties.get(name, np.nan)) for name in config.properties)
     if prompt.composition is None:
         if not any(fits(g, (n,)) for g in groups for n in range(few, most + 1)):
-            raise InputError(
-                f"spacegroup: expected one with orbits of {few} to {most} atoms, got {prompt.space_group}; widen n_atoms="
-            )
+            raise InputError(f"spacegroup: expected one with orbits of {few} to {most} atoms, got {prompt.space_group}; widen n_atoms=")
         return Wish((), elements & known, (few, most), groups, properties)
     formula = tuple(sorted((NUMBERS[symbol], count) for symbol, count in prompt.composition.items()))
     size = sum(count for _, count in formula)
@@ -69,9 +67,11 @@ def wish_of(prompt: Prompt, config: TokenizerConfig, known: frozenset[int]) -> W
         raise InputError(f"formula: expected at most {config.max_elements} elements, got {len(formula)}; leave some out")
     possible = tuple(c for c in every if any(fits(g, tuple(n for _, n in c)) for g in groups))
     if not possible:
+        counts = "/".join(str(n) for _, n in formula)
+        most_units = len(every) if prompt.formula_units is None else prompt.formula_units
         raise InputError(
-            f"spacegroup: expected one whose orbits add up to {'/'.join(str(n) for _, n in every[0])} atoms, got {prompt.space_group}; "
-            "choose another or other formula units"
+            f"spacegroup: expected one whose orbits add up to {counts} atoms, or up to {most_units} times that in at most {most}, "
+            f"got {prompt.space_group}; choose another"
         )
     return Wish(possible, elements, (few, most), groups, properties)
 
