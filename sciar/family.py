@@ -6,12 +6,13 @@ third party's family is a module of its own with the same five names; nothing is
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from sciar.batch import TokenArrays
 from sciar.errors import InputError
 from sciar.prompt import Prompt
 from sciar.structure import Structure
+
+T = TypeVar("T")
 
 
 class Tokenizer(ABC):
@@ -93,6 +96,19 @@ class Model(nn.Module, ABC):
         Draw i is a function of (prompts[i], keys[i], weights) alone, where a key is (seed, index): the same for
         any batch size. The answer contains its prompt.
         """
+
+
+def options_of(kind: type[T], given: Mapping[str, Any]) -> T:
+    """A sampler's options from keywords.
+
+    Raises:
+        InputError: a name that `kind`, a dataclass, does not have.
+    """
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(names)}")
+    return kind(**given)
 
 
 def load_family(name: str) -> ModuleType:

@@ -168,7 +168,11 @@ def binned(
     if is_profile(pattern):
         curve = np.interp(at, angle, _without_background(pattern, sigma), left=0.0, right=0.0)
     else:
-        curve = (pattern[:, 1] * np.exp(-0.5 * ((at[:, None] - angle) / sigma) ** 2)).sum(axis=1)
+        width = int(np.ceil(5 * sigma / step))  # beyond, a Gaussian is nothing
+        place = np.round((angle - start) / step).astype(np.int64)[:, None] + np.arange(-width, width + 1)
+        height = pattern[:, 1, None] * np.exp(-0.5 * ((start + step * place - angle[:, None]) / sigma) ** 2)
+        seen = (place >= 0) & (place < len(at))
+        curve = np.bincount(place[seen], height[seen], len(at))
     highest = curve.max() if len(curve) else 0.0
     return curve / highest if highest > 0 else np.zeros_like(at)
 

@@ -151,7 +151,7 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
         use_distributed_sampler=False,
         callbacks=[
             SaveLast(state),
-            EMAWeightAveraging(decay=train.ema),
+            EMAWeightAveraging(decay=train.ema, use_buffers=False),  # ours are constant tables; averaging would spoil whole numbers
             ModelCheckpoint(
                 dirpath=folder,
                 filename="state",

@@ -136,6 +136,7 @@ def _crystal(structure: Structure, prompt: Prompt) -> Verdict:
         crystal = to_pymatgen(structure)
     except InputError as error:
         return Verdict(structure, None, (f"no crystal: {error}",))
+    number = space_group(structure)
     reasons = [
         packing.close_sites(crystal),
         packing.odd_density(crystal),
@@ -143,10 +144,10 @@ def _crystal(structure: Structure, prompt: Prompt) -> Verdict:
         wrong_composition(structure, prompt.composition, prompt.formula_units),
         foreign_elements(structure, prompt.elements),
         wrong_size(structure, prompt.n_atoms),
-        packing.wrong_space_group(structure, prompt.space_group),
+        packing.wrong_space_group(number, prompt.space_group),
     ]
     counts = Counter(SYMBOLS[z] for z in structure.numbers)
-    notes: dict[str, object] = {"charge_balanced": charge_balanced(counts), "space_group": space_group(structure)}
+    notes: dict[str, object] = {"charge_balanced": charge_balanced(counts), "space_group": number}
     if isinstance(prompt.pxrd, np.ndarray) and not any(reasons[:3]):
         fit = pxrd.agreement(pxrd.simulated(structure), prompt.pxrd)
         notes |= {"pxrd_cosine": fit.cosine, "pxrd_rwp": fit.rwp}

@@ -101,3 +101,10 @@ def test_the_right_structure_agrees_best() -> None:
         assert all(other.cosine < strained.cosine - 0.1 and other.rwp > right.rwp + 0.1 for other in wrong)
     same = pxrd.agreement(pxrd.simulated(salt), pxrd.simulated(salt))
     assert same.cosine == pytest.approx(1) and same.rwp == pytest.approx(0, abs=1e-6) and same.strain == 0
+
+
+def test_binned_peaks_are_a_sum_of_gaussians() -> None:
+    """The sum over a few bins around each peak is the sum over all of them, also at the ends of the grid."""
+    peaks = np.array([[10.0, 3.0], [31.234, 100.0], [31.5, 20.0], [79.98, 5.0], [pxrd.START - 0.05, 40.0], [pxrd.STOP + 3, 7.0]])
+    whole = (peaks[:, 1] * np.exp(-0.5 * ((pxrd.grid()[:, None] - peaks[:, 0]) * 2.3548 / pxrd.FWHM) ** 2)).sum(axis=1)
+    assert np.allclose(pxrd.binned(peaks), whole / whole.max(), atol=1e-5)

@@ -156,3 +156,14 @@ def test_finetune_on_a_file_of_ones_own(tmp_path: Path, environment: dict[str, s
     )
     assert len(sciar.load(weights).generate(smiles="CCO", n=2, seed=0)) == 2
     assert any((tensors(tmp_path / "run")[k] != v).any() for k, v in tensors(tmp_path / "tuned").items())
+
+
+def test_averaging_leaves_the_tables_of_a_model_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole numbers do not survive repeated averaging with themselves: 0.9 · 7 + 0.1 · 7 < 7 in floats. The learning rate is nothing here."""
+    from sciar import train
+
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path / "cache"))
+    overrides = ["train.steps=3", "train.validate_every=3", "train.lr=1e-12", "train.precision=32"]
+    for ema in ("0.9", "0"):
+        train.fit(configs.load(ROOT / "configs" / "tiny" / "orbits.yaml", [*overrides, f"train.ema={ema}"]), tmp_path / ema)
+    assert losses(tmp_path / "0.9") == pytest.approx(losses(tmp_path / "0"), rel=1e-4)

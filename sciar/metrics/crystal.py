@@ -23,6 +23,7 @@ from sciar.errors import InputError
 from sciar.lattice import elongation
 from sciar.metrics.distance import wasserstein
 from sciar.oxidation import charge_balanced
+from sciar.packing import MIN_DISTANCE, MIN_VOLUME
 from sciar.structure import SYMBOLS, Structure
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 # Xie et al., CDVAE, ICLR 2022; kept by every paper on crystal structure prediction since
 STOL, LTOL, ANGLE_TOL = 0.5, 0.3, 10.0
-MIN_DISTANCE, MIN_VOLUME = 0.5, 0.1  # Å, Å³; the same source
 SECONDS = 60.0  # of CPU time for one pair; then it is no match
 LONGEST = 20.0  # elongation of a cell beyond which no match is sought: the search would take minutes; MP-20: up to 6.2
 

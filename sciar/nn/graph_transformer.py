@@ -1,30 +1,43 @@
 """A transformer over the nodes *and* pairs of a graph, causal in blocks, with a cache of what is finished.
 
 A node sees nodes; a pair belongs to the later of its two nodes and sees what that node sees. Pair states are symmetric,
-e_ij = e_ji, so rows × columns of them suffice when only some nodes (rows) are new. Sources: edge-augmented attention,
-Hussain et al. 2022 (EGT) and Ma et al. 2023 (GRIT); matrix product over pairs, Maron et al. 2019 (PPGN) in the causal form
-of PARD (Zhao et al. 2024). For symmetric factors one product P·P says as much as P·Q + Q·P, by polarisation.
+e_ij = e_ji, so each is kept once: in training as a list of the pairs that some node sees, in sampling as new rows × columns.
+Sources: edge-augmented attention, Hussain et al. 2022 (EGT) and Ma et al. 2023 (GRIT); matrix product over pairs, Maron et al. 2019
+(PPGN) in the causal form of PARD (Zhao et al. 2024). For symmetric factors one product P·P says as much as P·Q + Q·P, by polarisation.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 
 @runtime_checkable
-class Memory(Protocol):
-    """What one layer keeps of finished nodes: adds the new rows and answers with all columns."""
+class Pairs(Protocol):
+    """The pairs of r rows (nodes) and c columns that a layer works on, laid out in a shape P, and how nodes and pairs meet.
 
-    def nodes(self, new: Float[Tensor, "b r w"]) -> Float[Tensor, "b c w"]:
+    `sees`: what each row attends to (b r c).
+    """
+
+    sees: Tensor
+
+    def columns(self, own: Float[Tensor, "b r w"]) -> Float[Tensor, "b c w"]:
         """Node projections of every column, the rows' own included."""
 
-    def pairs(self, new: Float[Tensor, "b r c p"]) -> Float[Tensor, "b p c c"]:
-        """Pair factors of every pair of columns, the rows' own included."""
+    def ends(self, rows: Float[Tensor, "b r k"], columns: Float[Tensor, "b c k"]) -> Float[Tensor, "*P k"]:
+        """Sum of what a pair's two nodes say."""
+
+    def by_row(self, pairs: Float[Tensor, "*P k"]) -> Float[Tensor, "b r c k"]:
+        """The pairs that each row sees; anything elsewhere."""
+
+    def product(self, factors: Float[Tensor, "*P k"]) -> Float[Tensor, "*P k"]:
+        """R_ij = Σ_k P_ik P_kj / √n over the n columns k that the later of i and j sees."""
 
 
 class GraphLayer(nn.Module):
@@ -52,52 +65,28 @@ class GraphLayer(nn.Module):
         self.feed_in, self.feed_out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(
-        self,
-        x: Float[Tensor, "b r d"],
-        e: Float[Tensor, "b r c p"],
-        sees: Bool[Tensor, "b r c"],
-        memory: Memory | None = None,
-    ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r c p"]]:
-        """Without `memory` the rows are all nodes (r = c); with it they are new nodes that see every real column."""
-        b, r, c = sees.shape
+        self, x: Float[Tensor, "b r d"], e: Float[Tensor, "*P p"], pairs: Pairs
+    ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "*P p"]]:
+        b, r, _ = x.shape
         h = self.norm_node(x)
         own = self.shared(h)
-        every = own if memory is None else memory.nodes(own)
-        key, value, mine = every.split([self.width, self.width, self.pair], -1)
+        key, value, mine = pairs.columns(own).split([self.width, self.width, self.pair], -1)
         split = lambda t: t.view(b, -1, self.heads, self.width // self.heads).transpose(1, 2)  # noqa: E731
         gate, bias = self.from_pair(self.norm_pair(e)).chunk(2, -1)
-        both = own[:, :, None, 2 * self.width :] + mine[:, None]
+        both = pairs.ends(own[..., 2 * self.width :], mine)
         mixed = F.silu(both * gate + bias + both)
         scores = split(self.query(h)) @ split(key).transpose(-1, -2) * (self.width // self.heads) ** -0.5
-        scores = scores.float() + self.to_logits(mixed).permute(0, 3, 1, 2).float()
-        weights = scores.masked_fill(~sees[:, None], -1e9).softmax(-1).to(value.dtype)
+        scores = scores.float() + pairs.by_row(self.to_logits(mixed)).permute(0, 3, 1, 2).float()
+        weights = scores.masked_fill(~pairs.sees[:, None], -1e9).softmax(-1).to(value.dtype)
         nodes = (weights @ split(value)).transpose(1, 2).reshape(b, r, self.width)
-        pairs = (weights.transpose(1, 2) @ mixed.to(weights.dtype)).reshape(b, r, self.heads * self.pair)
-        x = x + self.out(torch.cat([nodes, pairs], -1))
+        between = (weights.transpose(1, 2) @ pairs.by_row(mixed).to(weights.dtype)).reshape(b, r, self.heads * self.pair)
+        x = x + self.out(torch.cat([nodes, between], -1))
         e = e + self.pair_out(mixed)
-        e = e + self._product(self.norm_product(e), sees, memory)
+        z = self.norm_product(e)
+        product = pairs.product(F.silu(self.factor(z)))
+        e = e + self.pair_feed_out(F.silu(self.pair_in(torch.cat([z, product.to(z.dtype)], -1))))
         gate, up = self.feed_in(self.norm_feed(x)).chunk(2, -1)
         return x + self.feed_out(F.silu(gate) * up), e
-
-    def _product(self, z: Float[Tensor, "b r c p"], sees: Bool[Tensor, "b r c"], memory: Memory | None) -> Float[Tensor, "b r c p"]:
-        """R_ij = Σ_k P_ik P_kj over the k that the later of i and j sees, then the pairs' feed-forward.
-
-        With A = P ⊙ [i sees k] the sum over what i *or* j sees is A P + (A P)ᵀ - A Aᵀ.
-        """
-        known = sees if memory is not None else sees | sees.transpose(1, 2)
-        p = F.silu(self.factor(z)) * known[..., None]
-        seen = sees.sum(-1).to(p.dtype)
-        if memory is not None:
-            product = p.permute(0, 3, 1, 2) @ memory.pairs(p).to(p.dtype)
-            count = seen[:, :, None].expand(known.shape)
-        else:
-            p = p.permute(0, 3, 1, 2)
-            a = p * sees[:, None]
-            once = a @ p
-            product = once + once.transpose(-1, -2) - a @ a.transpose(-1, -2)
-            count = torch.maximum(seen[:, :, None], seen[:, None])
-        product = product.permute(0, 2, 3, 1) * count.clamp(min=1).rsqrt()[..., None]
-        return self.pair_feed_out(F.silu(self.pair_in(torch.cat([z, product.to(z.dtype)], -1))))
 
 
 class GraphTransformer(nn.Module):
@@ -108,41 +97,143 @@ class GraphTransformer(nn.Module):
         self.layers = nn.ModuleList(GraphLayer(width, pair, heads) for _ in range(layers))
         self.norm_node, self.norm_pair = nn.RMSNorm(width, eps=1e-6), nn.LayerNorm(pair, bias=False)
 
-    def forward(
-        self, x: Tensor, e: Tensor, sees: Bool[Tensor, "b r c"], memories: list[Memory] | None = None
-    ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r c p"]]:
+    def forward(self, x: Float[Tensor, "b r d"], e: Tensor, pairs: Pairs | Sequence[Pairs]) -> tuple[Float[Tensor, "b r d"], Tensor]:
+        """`e`: states of `pairs`, which is one layout or, with caches, one for each layer."""
         if torch.is_autocast_enabled(e.device.type):
             e = e.to(torch.get_autocast_dtype(e.device.type))  # nearly all of the memory traffic
         for i, layer in enumerate(self.layers):
-            x, e = layer(x, e, sees, None if memories is None else memories[i])
+            x, e = layer(x, e, pairs[i] if isinstance(pairs, Sequence) else pairs)
         return self.norm_node(x), self.norm_pair(e)
 
 
+class PairList:
+    """`Pairs` of whole graphs, rows = columns: a list of those that some node sees, each once, under its later node.
+
+    Of a graph whose blocks are all trained at once that is about a quarter of the square of its nodes.
+    """
+
+    def __init__(self, sees: Bool[Tensor, "b r r"]) -> None:
+        b, r, _ = sees.shape
+        self.sees = sees
+        mutual = sees & sees.transpose(1, 2)
+        self._index = (sees & ~(mutual & torch.ones(r, r, dtype=torch.bool, device=sees.device).triu(1))).nonzero().unbind(-1)
+        graph, row, column = self._index
+        n, cells = len(graph), b * r * r
+        self._row, self._column = graph * r + row, graph * r + column
+        # which pair stands in a cell, the number after the last one for none; and the other way round, with what counts of a mirrored cell
+        self._cell, mirrored = self._row * r + column, self._column * r + row
+        own, none = torch.arange(n, device=sees.device), torch.full((cells,), n, device=sees.device)
+        self._at = none.scatter(0, self._cell, own)
+        self._known = _Table(self._at.scatter(0, mirrored, own), self._cell, mirrored, row != column)
+        twice = mutual[self._index] & (row != column)
+        self._seen = _Table(self._at.scatter(0, mirrored[twice], own[twice]), self._cell, mirrored, twice)
+        self._scale = sees.sum(-1).float().flatten()[self._row].rsqrt()
+
+    def pick(self, square: Shaped[Tensor, "b r r *k"]) -> Shaped[Tensor, "P *k"]:
+        """What a full table says of the pairs."""
+        return square[self._index]
+
+    def columns(self, own: Tensor) -> Tensor:
+        return own
+
+    def ends(self, rows: Tensor, columns: Tensor) -> Tensor:
+        return F.embedding(self._row, rows.flatten(0, 1)) + F.embedding(self._column, columns.flatten(0, 1))
+
+    def by_row(self, pairs: Tensor) -> Tensor:
+        made: Tensor = _Spread.apply(pairs, self._seen, 0)
+        return made.view(*self.sees.shape, -1)
+
+    def product(self, factors: Tensor) -> Tensor:
+        flat = factors.t().contiguous()
+        seen, known = (_Spread.apply(flat, table, 1).view(-1, *self.sees.shape[1:]) for table in (self._seen, self._known))
+        made: Tensor = _Collect.apply((seen @ known).view(len(flat), -1), self._cell, self._at)
+        return (made * self._scale).t()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """Cells filled with pairs: the pair of each cell (n = none), and each pair's one or two cells.
+
+    Args:
+        at: by cell. cell, mirrored: by pair. twice: whether the mirrored cell is filled as well.
+    """
+
+    at: Int[Tensor, "m"]
+    cell: Int[Tensor, "n"]
+    mirrored: Int[Tensor, "n"]
+    twice: Bool[Tensor, "n"]
+
+
+class _Spread(torch.autograd.Function):
+    """Pairs along `dim` → cells. Its gradient gathers too: on a CPU several times faster than adding up scattered rows."""
+
+    @staticmethod
+    def forward(ctx: Any, pairs: Tensor, table: _Table, dim: int) -> Tensor:
+        ctx.table, ctx.dim = table, dim
+        return _taken(F.pad(pairs, (0, 1) if dim else (0, 0, 0, 1)), table.at, dim)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        table, dim = ctx.table, ctx.dim
+        twice = table.twice if dim else table.twice[:, None]
+        grad = grad.contiguous()
+        return _taken(grad, table.cell, dim) + _taken(grad, table.mirrored, dim) * twice, None, None
+
+
+class _Collect(torch.autograd.Function):
+    """Cells → pairs along the second dimension."""
+
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor, cell: Tensor, at: Tensor) -> Tensor:
+        ctx.at = at
+        return _taken(cells, cell, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _taken(F.pad(grad, (0, 1)), ctx.at, 1), None, None
+
+
+def _taken(values: Tensor, index: Tensor, dim: int) -> Tensor:
+    if dim and values.device.type == "cpu":  # three times as fast as index_select along the second dimension
+        return torch.stack([row.index_select(0, index) for row in values])
+    return values.index_select(dim, index)
+
+
 class PairCache:
-    """`Memory` of a batch whose rows are at different places: node k of graph b is column k of row b.
+    """`Pairs` of new rows against all columns, with one layer's memory of what is finished.
+
+    The rows of a batch are at different places: node k of graph b is column k of row b.
 
     Args:
         graphs, columns: capacity; one more column takes what is padding. width, pair: of the projections kept.
     """
 
+    sees: Tensor
+
     def __init__(self, graphs: int, columns: int, width: int, pair: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self._nodes = torch.zeros(graphs, columns + 1, width, device=device, dtype=dtype)
         self._pairs = torch.zeros(graphs, pair, columns + 1, columns + 1, device=device, dtype=dtype)
-        self.spare, self.graphs = columns, torch.arange(graphs, device=device)[:, None]
-        self.at: Tensor = self.graphs  # column of each row (b r); `spare` for padding
-        self.columns = columns
+        self.graphs = torch.arange(graphs, device=device)[:, None]
 
-    def place(self, at: Tensor, columns: int) -> None:
-        """Where the next rows are written and how many columns are looked at."""
-        self.at, self.columns = at, columns
+    def place(self, at: Int[Tensor, "b r"], sees: Bool[Tensor, "b r c"]) -> None:
+        """Columns that the next rows become, the last one for padding, and what they see of the first c."""
+        self._at, self.sees = at, sees
 
-    def nodes(self, new: Tensor) -> Tensor:
-        self._nodes[self.graphs, self.at] = new.to(self._nodes.dtype)
-        return self._nodes[:, : self.columns].to(new.dtype)
+    def columns(self, own: Tensor) -> Tensor:
+        self._nodes[self.graphs, self._at] = own.to(self._nodes.dtype)
+        return self._nodes[:, : self.sees.shape[2]].to(own.dtype)
 
-    def pairs(self, new: Tensor) -> Tensor:
-        c = self.columns
+    def ends(self, rows: Tensor, columns: Tensor) -> Tensor:
+        return rows[:, :, None] + columns[:, None]
+
+    def by_row(self, pairs: Tensor) -> Tensor:
+        return pairs
+
+    def product(self, factors: Tensor) -> Tensor:
+        c = self.sees.shape[2]
+        factors = factors * self.sees[..., None]
         by_row, by_column = self._pairs.permute(0, 2, 3, 1), self._pairs.permute(0, 3, 2, 1)
         for view in (by_row, by_column):
-            view[:, :, :c][self.graphs, self.at] = new.to(view.dtype)
-        return self._pairs[:, :, :c, :c]
+            view[:, :, :c][self.graphs, self._at] = factors.to(view.dtype)
+        made = factors.permute(0, 3, 1, 2) @ self._pairs[:, :, :c, :c].to(factors.dtype)
+        return made.permute(0, 2, 3, 1) * self.sees.sum(-1).clamp(min=1).rsqrt()[:, :, None, None]

@@ -159,11 +159,11 @@ def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokeni
     def run(tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         generator = torch.Generator().manual_seed(5)
         task = model._task(Clean.of(collate(Tokens, [tokens])), lambda *s: torch.rand(s, generator=generator))
-        x, e = model.trunk(*model.embedded(task.rows, None), task.rows.sees)
+        x, logits = model.answers(task.rows, None)
         n = x.shape[1] - task.truth.shape[1]
         level = task.rows.level[0]
         keep = (level <= cut) & (level >= 0)
-        edges = model.edges(x[:, n:], x, e[:, n:]).masked_fill(~task.mask[..., None], 0.0)
+        edges = logits[:, n:].masked_fill(~task.mask[..., None], 0.0)
         return x[0, keep], edges[0, keep[n:]], x[0, (level > cut)]
 
     before, after = run(record), run(changed)
@@ -179,9 +179,9 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
     record = tokenizer.encode(molecules[0])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     task = model._task(clean, lambda *s: torch.full(s, 0.999) if len(s) < 3 or kernel == "absorbing" else torch.full(s, 0.5))
-    x, e = model.trunk(*model.embedded(task.rows, None), task.rows.sees)
+    x, logits = model.answers(task.rows, None)
     n = len(record.kind)
-    logits = model.edges(x[:, n:], x, e[:, n:])[0]
+    logits = logits[0, n:]
     codes = task.rows.codes[0, n:]
     orders = clean.orders[0].numpy()
     graph = _graph(model, 0, Prompt(), (0, 0), Options())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -262,25 +264,45 @@ def test_padding_changes_nothing(small: orbits.Model) -> None:
 
 def test_words_are_causal(small: orbits.Model) -> None:
     """The group's and positions' nats do not see what follows; the composition's see nothing of the rest."""
-    first, second = (small.tokenizer.encode(s) for s in (RUTILE, RUTILE.with_info()))
-    changed = Tokens(**{**{f: getattr(second, f) for f in second.__slots__}, "letters": second.letters[::-1].copy()})
+    first = small.tokenizer.encode(RUTILE)
+    changed = dataclasses.replace(first, letters=first.letters[::-1].copy())
     with torch.no_grad():
         a, b = (small.loss(collate(Tokens, [t]), torch.Generator().manual_seed(0)) for t in (first, changed))
     assert torch.allclose(a["composition"], b["composition"]) and torch.allclose(a["group"], b["group"])
+    assert not torch.allclose(a["positions"], b["positions"])
 
 
-def test_drawn_words_have_the_likelihood_that_training_gives_them(small: orbits.Model) -> None:
-    """The cached sampler's score is the full forward's nats, here of whole crystals de novo, masks of the end game left aside."""
-    prompts = [Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2)] * 4
-    draws = sorted(small.sample(prompts, [(3, i) for i in range(4)], precision="32", score="words"), key=lambda d: d.index)
-    for draw in draws:
+def test_the_cached_score_is_that_of_the_whole_sequence(small: orbits.Model) -> None:
+    """Nats of drawn words, one token at a time with a cache, against one pass over all of them with the same masks."""
+    prompts = [Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2)] * 6
+    for draw in small.sample(prompts, [(3, i) for i in range(6)], precision="32", score="words", temperature=1.5):
+        tokens = draw.tokens
+        batch = collate(Tokens, [tokens], 1)
+        number, counts = int(tokens.group[0]), tokens.counts.tolist()
         with torch.no_grad():
-            parts = small.loss(collate(Tokens, [draw.tokens]), torch.Generator().manual_seed(0))
-        nats = float(parts["group"] + parts["positions"])
-        assert -draw.score <= nats + 1e-3  # the sampler's masks also rule out dead ends, so it can only be likelier
-        open_ended = group(int(draw.tokens.group[0])).positions[0].multiplicity == 1 and int(draw.tokens.group[0]) == 1
-        if open_ended:  # nothing is ruled out in group 1 but the groups that cannot hold the composition
-            assert -draw.score == pytest.approx(nats, abs=3.0)
+            words = small.words(batch)
+            states = small._packed_states(
+                small.embedded(words, small.begin(batch["properties"][:, 0]), small.catalogue.vectors()), words.real
+            )
+            candidates = small.catalogue.vectors()[small.catalogue.of_group(batch["group"][:, 0])]
+            groups = small.to_group(states[0, 3])  # begin, two pairs, end
+            positions = small.position_logits(states[:, 4:-1], candidates)[0]
+        nats = groups[1:].log_softmax(-1)[number - 1]
+        lacking, taken = list(counts), 0
+        for k, (owner, letter) in enumerate(zip(tokens.owner.tolist(), tokens.letters.tolist(), strict=True)):
+            lowest = tokens.letters[k - 1] if k and tokens.owner[k - 1] == owner else 0
+            allowed = torch.zeros(positions.shape[1], dtype=torch.bool)
+            for position in group(number).positions[lowest:]:
+                bit = 0 if position.free else 1 << position.letter
+                rest = lacking[owner] - position.multiplicity
+                if rest >= 0 and not taken & bit:
+                    allowed[position.letter] = fits(number, (rest, *lacking[owner + 1 :]), position.letter, taken | bit)
+            nats = nats + positions[k].masked_fill(~allowed, -torch.inf).log_softmax(-1)[letter]
+            chosen = group(number).positions[letter]
+            lacking[owner] -= chosen.multiplicity
+            taken |= 0 if chosen.free else 1 << letter
+        assert draw.score == pytest.approx(float(nats), abs=1e-3)
+        assert not any(lacking)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
@@ -383,3 +405,30 @@ def test_it_learns_real_crystals() -> None:
 
 def test_no_row_draws_nothing(small: orbits.Model) -> None:
     assert list(small.sample([], [])) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2, 12, 15, 62, 88, 123, 136, 141, 166, 186, 194, 205, 216, 225, 227, 230])
+def test_moyo_names_the_positions_alike(number: int) -> None:
+    """A crystal with an atom on a position of the table is found by moyo to have one there, the choice of origin aside."""
+    import moyopy
+
+    space = group(number)
+    values = np.array([0.0, 0.2, 0.4, 0.2, 0.1, 0.2]) if number < 75 else np.array([0.0, 0.4, 0, 0, 0, 0])
+    cell = 15 * cell_of(space.system, values * (np.arange(6) < FREE[space.system]))
+    operations = moyopy.operations_from_number(number)
+
+    def orbit(point: np.ndarray) -> np.ndarray:
+        images = (np.array(operations.rotations) @ point + np.array(operations.translations)) % 1
+        _, first = np.unique(np.round(images * 1e6).astype(int) % 1_000_000, axis=0, return_index=True)
+        return images[first]
+
+    for position in space.positions:
+        point = position.directions @ np.array([0.2719, 0.1871, 0.4421]) + position.offset
+        parts = [orbit(np.array(x)) for x in ([0.1234, 0.3571, 0.7193], [0.4137, 0.0911, 0.2713], point)]
+        elements = [z for z, part in enumerate(parts, 1) for _ in part]
+        found = moyopy.MoyoDataset(moyopy.Cell(cell.tolist(), np.concatenate(parts).tolist(), elements), symprec=1e-3)
+        assert found.number == number
+        choices = found.normalizer_wyckoff_positions().coset_representatives
+        letters = {w.letter for _, ws in choices for w, z in zip(ws, found.std_cell.numbers, strict=True) if z == 3}
+        assert LETTERS[position.letter] in letters

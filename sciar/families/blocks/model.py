@@ -15,7 +15,7 @@ steps=50` with the walk key of the tokenizer is nearest to the published system.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from sciar.families.blocks.tokens import Tokenizer
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier
-from sciar.nn.graph_transformer import GraphTransformer
+from sciar.nn.graph_transformer import GraphTransformer, PairList, Pairs
 from sciar.nn.transformer import initialise
 from sciar.prompt import Prompt
 
@@ -179,25 +179,26 @@ class Model(AbstractModel):
 
     # ---- shared by training and sampling
 
-    def embedded(self, rows: Rows, condition: Float[Tensor, "b d"] | None) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r c p"]]:
-        """Input states of nodes and pairs."""
+    def nodes(self, rows: Rows, condition: Float[Tensor, "b d"] | None) -> Float[Tensor, "b r d"]:
+        """Input states of the nodes."""
         virtual = rows.virtual[..., None]
         x = self.types(rows.kind) + self.virtual(rows.virtual.long()) + self.degrees(rows.degree.clamp(max=self.degrees.num_embeddings - 1))
         x = x + virtual * (self.left(rows.left.clamp(0, MOST_LEFT)) + self.sizes(rows.size))
         if self.config.kernel != "absorbing":
             x = x + virtual * self.time(self.fourier(rows.time))
-        if condition is not None:
-            x = x + condition[:, None]
-        e = self.codes(rows.codes) + self.apart(rows.apart.clamp(max=MOST_APART))
-        e = e + self.used(rows.used.clamp(max=MOST_USED)) + self.near(rows.near.clamp(max=MOST_USED))
-        if rows.walks is not None:
-            e = e + self.walks(rows.walks)
-        return x, e
+        return x if condition is None else x + condition[:, None]
 
-    def edges(self, x: Float[Tensor, "b v d"], columns: Float[Tensor, "b c d"], e: Float[Tensor, "b v c p"]) -> Float[Tensor, "b v c o"]:
-        """Log-odds of every bond order of pairs (row, column) against no bond."""
-        ends = self.ends(x)[:, :, None] + self.ends(columns)[:, None]
-        return self.edge(F.silu(ends + self.middle(e))).float()
+    def pairs(self, rows: Rows, pick: Callable[[Tensor], Tensor] = lambda square: square) -> Float[Tensor, "*P p"]:
+        """Input states of the pairs, all of them or those that `pick` takes from a full table."""
+        e = self.codes(pick(rows.codes)) + self.apart(pick(rows.apart).clamp(max=MOST_APART))
+        e = e + self.used(pick(rows.used).clamp(max=MOST_USED)) + self.near(pick(rows.near).clamp(max=MOST_USED))
+        return e if rows.walks is None else e + self.walks(pick(rows.walks))
+
+    def edges(
+        self, x: Float[Tensor, "b r d"], columns: Float[Tensor, "b c d"], e: Float[Tensor, "*P p"], pairs: Pairs
+    ) -> Float[Tensor, "*P o"]:
+        """Log-odds of every bond order of pairs against no bond."""
+        return self.edge(F.silu(pairs.ends(self.ends(x), self.ends(columns)) + self.middle(e))).float()
 
     def conditioned(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"] | None:
         """State of the wanted properties in their own units; nan = free."""
@@ -230,16 +231,20 @@ class Model(AbstractModel):
         if condition is not None:
             condition = condition * (draw(len(batch), 1) >= self.config.unconditional)
         task = self._task(clean, draw)
-        x, e = self.embedded(task.rows, condition)
-        x, e = self.trunk(x, e, task.rows.sees)
+        x, logits = self.answers(task.rows, condition)
         n = clean.kind.shape[1]
         blocks = clean.sizes.gt(0).sum().clamp(min=1)
         parts = self._header_loss(clean, x[:, :n], condition)
-        logits = self.edges(x[:, n:], x, e[:, n:])
         chosen = task.n_chosen.clamp(min=1)
         parts = {name: value / blocks for name, value in parts.items()}
-        parts["edges"] = self._edge_loss(task, logits) / chosen
+        parts["edges"] = self._edge_loss(task, logits[:, n:]) / chosen
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
+
+    def answers(self, rows: Rows, condition: Float[Tensor, "b d"] | None) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r r o"]]:
+        """States of all nodes of whole graphs, and the log-odds of the bonds that each sees."""
+        pairs = PairList(rows.sees)
+        x, e = self.trunk(self.nodes(rows, condition), self.pairs(rows, pairs.pick), pairs)
+        return x, pairs.by_row(self.edges(x, x, e, pairs))
 
     def _header_loss(self, clean: Clean, x: Float[Tensor, "b n d"], condition: Tensor | None) -> dict[str, Tensor]:
         """Sums over all blocks of -ln p(size), -ln p(degree), -ln p(types); the end counts as a size."""
@@ -446,8 +451,9 @@ class Clean:
 
     @classmethod
     def of(cls, batch: Batch) -> Clean:
-        mask, block = batch.masks["nodes"], batch["block"]
-        b, n = mask.shape
+        n = int(batch.masks["nodes"].sum(1).max())  # less than the padded width; pairs cost its square
+        mask, block, kind, degree = (t[:, :n] for t in (batch.masks["nodes"], batch["block"], batch["kind"], batch["degree"]))
+        b = len(mask)
         i, j, order = batch["bonds"].unbind(-1)
         order = order * batch.masks["bonds"]
         orders = torch.zeros(b, n * n, dtype=torch.long, device=block.device)
@@ -457,8 +463,8 @@ class Clean:
         sizes = torch.zeros(b, levels + 1, dtype=torch.long, device=block.device)
         place = torch.where(mask, block, levels)
         sizes.scatter_add_(1, place, mask.long())
-        degree = torch.zeros_like(sizes).scatter_reduce_(1, place, batch["degree"] * mask, "amax")
-        return cls(batch["kind"], block, batch["degree"], mask, orders.view(b, n, n), sizes[:, :levels], degree)
+        of_block = torch.zeros_like(sizes).scatter_reduce_(1, place, degree * mask, "amax")
+        return cls(kind, block, degree, mask, orders.view(b, n, n), sizes[:, :levels], of_block)
 
 
 @dataclass(frozen=True, slots=True)

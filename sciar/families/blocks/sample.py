@@ -6,7 +6,6 @@ The random numbers of a draw come from its key alone, so the batch it happens to
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from sciar.families.blocks.fragment import Piece, pieces
 from sciar.families.blocks.joined import joinable
 from sciar.families.blocks.model import MASKED, NOISED, SELF, Rows, powers
 from sciar.families.blocks.tokens import Tokens
-from sciar.family import Draw
+from sciar.family import Draw, options_of
 from sciar.nn.graph_transformer import PairCache
 from sciar.prompt import Prompt
 from sciar.structure import SYMBOLS
@@ -135,11 +134,7 @@ def sample(
     model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: object
 ) -> Iterator[Draw]:
     """See `sciar.family.Model.sample`; `options` are the fields of `Options`."""
-    names = [f.name for f in dataclasses.fields(Options)]
-    unknown = sorted(set(options) - set(names))
-    if unknown:
-        raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(names)}")
-    chosen = Options(**options)  # type: ignore[arg-type]
+    chosen = options_of(Options, options)
     graphs = [_graph(model, i, prompt, key, chosen) for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True))]
     if graphs:
         yield from _Batch(model, graphs, prompts, min(batch_size, len(graphs)), chosen).run()
@@ -234,16 +229,15 @@ class _Batch:
         if not active:
             return
         rows, at = self._rows()
-        columns = rows.codes.shape[2]
         for cache in self.caches:
-            cache.place(at, columns)
-        x, e = self.model.embedded(rows, condition)
-        memories: list = list(self.caches)
-        x, e = self.model.trunk(x, e, rows.sees, memories)
+            cache.place(at, rows.sees)
+        x, e = self.model.trunk(self.model.nodes(rows, condition), self.model.pairs(rows), self.caches)
         x = x.float()
         self.states[torch.arange(len(at), device=self.device)[:, None], at] = x
         drawing = any(g.phase == "edges" for _, g in active)
-        logits = self._guided(self.model.edges(x, self.states[:, :columns], e)).double().cpu().numpy() if drawing else None
+        logits = None
+        if drawing:
+            logits = self._guided(self.model.edges(x, self.states[:, : rows.sees.shape[2]], e, self.caches[0])).double().cpu().numpy()
         real = (at < self.states.shape[1] - 1)[..., None]
         summands = (self.model.summands(x).float() * real).sum(1)
         for slot, g in active:

@@ -18,7 +18,7 @@ from sciar.families.hybrid.fixed import match
 from sciar.families.hybrid.rows import Job, Pins, Rows
 from sciar.families.hybrid.tokens import BOS, EOS, PROPERTIES, THEORIES, Tokens, words_of
 from sciar.families.hybrid.words import Written, draw_words
-from sciar.family import Draw
+from sciar.family import Draw, options_of
 from sciar.prompt import Prompt
 from sciar.structure import SYMBOLS, Structure
 
@@ -76,10 +76,7 @@ def sample(
     model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: object
 ) -> Iterator[Draw]:
     """See `sciar.family.Model.sample`; `options` are the fields of `Options`."""
-    unknown = sorted(set(options) - {f.name for f in dataclasses.fields(Options)})
-    if unknown:
-        raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(f.name for f in dataclasses.fields(Options))}")
-    chosen = Options(**options)  # type: ignore[arg-type]
+    chosen = options_of(Options, options)
     for prompt in prompts:
         if prompt.crystal:
             raise InputError("hybrid: expected a SMILES, a scaffold, fixed atoms or properties, got a crystal's facts; not supported yet")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from sciar.errors import InputError
 from sciar.families.octree.constraints import wish_of
 from sciar.families.octree.options import Options
 from sciar.families.octree.rows import Job, Rows
-from sciar.family import Draw
+from sciar.family import Draw, options_of
 from sciar.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -25,10 +24,7 @@ def sample(
     Raises:
         InputError: an unknown option, or a prompt that cannot be kept (see `wish_of`).
     """
-    unknown = sorted(set(options) - {f.name for f in dataclasses.fields(Options)})
-    if unknown:
-        raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(f.name for f in dataclasses.fields(Options))}")
-    chosen = Options(**options)  # type: ignore[arg-type]
+    chosen = options_of(Options, options)
     if (chosen.min_distance or chosen.valence) and model.config.place != "bins":
         kind = "a diffusion head" if model.config.place == "diffusion" else "a refiner"
         raise InputError(f"sample: expected a model that draws bins for min_distance= and valence=, got {kind}; leave them out")

@@ -22,6 +22,7 @@ from sciar.diffusion.gaussian import EDM
 from sciar.errors import InputError
 from sciar.families.orbits.sites import Frame, Sites
 from sciar.families.orbits.tokens import Tokenizer
+from sciar.families.orbits.words import BEGIN, END, GROUP, ORBIT, PAIR, Words
 from sciar.families.orbits.wyckoff import LENGTHS, LETTERS, group, lattice_form
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
@@ -168,28 +169,6 @@ class Catalogue(nn.Module):
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Words:
-    """The sequence <begin> pairs <end> group orbits of a batch, t tokens.
-
-    Args:
-        kind: 0 begin, 1 pair, 2 end, 3 group, 4 orbit.
-        element, count: of a pair, or the element of an orbit and how many of its atoms are left after it.
-        group, position: of a group and of an orbit.
-        next_element, next_left: what the orbit that follows a group or an orbit is of, and how many atoms that element still lacks.
-        real: no padding.
-    """
-
-    kind: Int[Tensor, "b t"]
-    element: Int[Tensor, "b t"]
-    count: Int[Tensor, "b t"]
-    group: Int[Tensor, "b t"]
-    position: Int[Tensor, "b t"]
-    next_element: Int[Tensor, "b t"]
-    next_left: Int[Tensor, "b t"]
-    real: Bool[Tensor, "b t"]
-
-
 class Model(AbstractModel):
     """See the module."""
 
@@ -249,7 +228,7 @@ class Model(AbstractModel):
         lacking = torch.cat([(left + size)[:, 1:], zero], 1)
         row = lambda *parts: torch.cat(parts, 1)  # noqa: E731
         return Words(
-            kind=row(zero, none + 1, 2 * one, 3 * one, zeros + 4),
+            kind=row(zero + BEGIN, none + PAIR, zero + END, zero + GROUP, zeros + ORBIT),
             element=row(zero, elements, zero, zero, element),
             count=row(zero, counts, zero, zero, left.clamp(min=0)),
             group=row(zero, none, zero, number[:, None], zeros),
@@ -271,7 +250,7 @@ class Model(AbstractModel):
         """Input of the transformer."""
         x = self.kind(words.kind) + self.count(words.count) + self.group(words.group) + table[words.position]
         x = x + self.element(words.element) + self.next_element(words.next_element) + self.next_left(words.next_left)
-        return x + (words.kind == 0)[..., None] * begin[:, None]
+        return x + (words.kind == BEGIN)[..., None] * begin[:, None]
 
     def states(
         self,
@@ -365,7 +344,7 @@ class Model(AbstractModel):
         zero = torch.zeros_like(elements[:, :1])
         none = torch.zeros_like(elements)
         row = lambda first, rest: torch.cat([first, rest], 1)  # noqa: E731
-        kind = row(zero, none + 1)
+        kind = row(zero + BEGIN, none + PAIR)
         nothing, nowhere = 0 * kind, 0 * kind + self.catalogue.count
         words = Words(kind, row(zero, elements), row(zero, counts), nothing, nowhere, nothing, nothing, row(zero == 0, real))
         begin = self.begin(torch.full((len(elements), len(self.conditions)), torch.nan, device=elements.device))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sciar.errors import InputError
 from sciar.families.orbits.constraints import Wish, wish_of
 from sciar.families.orbits.options import Options
 from sciar.families.orbits.tokens import Tokens
 from sciar.families.orbits.words import Sentence, Writer
 from sciar.families.orbits.wyckoff import group
-from sciar.family import Draw
+from sciar.family import Draw, options_of
 from sciar.prompt import Prompt
 from sciar.structure import NUMBERS
 
@@ -37,10 +35,7 @@ def sample(
     Raises:
         InputError: an unknown option, or a prompt that cannot be kept (see `wish_of`).
     """
-    unknown = sorted(set(options) - {f.name for f in dataclasses.fields(Options)})
-    if unknown:
-        raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(f.name for f in dataclasses.fields(Options))}")
-    chosen = Options(**options)  # type: ignore[arg-type]
+    chosen = options_of(Options, options)
     seen = frozenset(NUMBERS[symbol] for symbol in model.statistics.get("elements", ())) or frozenset(range(1, 119))
     wishes: dict[int, Wish] = {}
     for prompt in prompts:  # the draws of one row share their prompt

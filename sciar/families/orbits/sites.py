@@ -41,10 +41,6 @@ class Frame:
     basis: Float[Tensor, "b 6 6"]
     constant: Float[Tensor, "b 6"]
 
-    def repeated(self, times: int) -> Frame:
-        """Every crystal `times` times, copies next to each other."""
-        return Frame(*(getattr(self, name).repeat_interleave(times, 0) for name in self.__slots__))
-
     def cell(self, lattice: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
         """Conventional cells; see `wyckoff.cell_of`."""
         form = torch.einsum("bij,bj->bi", self.basis, lattice) + self.constant

@@ -1,4 +1,4 @@
-"""Drawing the words of crystals under exact constraints, all rows of a batch one token at a time."""
+"""The words of crystals as a network reads them, and their drawing under exact constraints, all rows of a batch one token at a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sciar.families.orbits.constraints import Composition, Wish, fits
@@ -18,7 +19,29 @@ from sciar.nn.cache import StaticCache
 if TYPE_CHECKING:
     from sciar.families.orbits.model import Model
 
-PAIR, END, GROUP, ORBIT = 1, 2, 3, 4
+BEGIN, PAIR, END, GROUP, ORBIT = range(5)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Words:
+    """The sequence <begin> pairs <end> group orbits of a batch, t tokens.
+
+    Args:
+        kind: BEGIN, PAIR, END, GROUP or ORBIT.
+        element, count: of a pair, or the element of an orbit and how many of its atoms are left after it.
+        group, position: of a group and of an orbit.
+        next_element, next_left: what the orbit that follows a group or an orbit is of, and how many atoms that element still lacks.
+        real: no padding.
+    """
+
+    kind: Int[Tensor, "b t"]
+    element: Int[Tensor, "b t"]
+    count: Int[Tensor, "b t"]
+    group: Int[Tensor, "b t"]
+    position: Int[Tensor, "b t"]
+    next_element: Int[Tensor, "b t"]
+    next_left: Int[Tensor, "b t"]
+    real: Bool[Tensor, "b t"]
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +86,7 @@ class Writer:
         config, c = self.model.tokenizer.config, self.model.config
         longest = config.max_elements + config.max_atoms + 3
         caches = [StaticCache(len(begin), c.heads, longest, c.width // c.heads, self.device, torch.float32) for _ in self.model.blocks]
-        tokens: list[tuple[int, ...]] = [(0, 0, 0, 0, self.model.catalogue.count, 0, 0)] * len(rows)
+        tokens: list[tuple[int, ...]] = [(BEGIN, 0, 0, 0, self.model.catalogue.count, 0, 0)] * len(rows)
         for step in range(longest):
             hidden = self._read(tokens, begin, caches, step, copies)
             tokens = self._next(rows, tokens, hidden)
@@ -97,8 +120,6 @@ class Writer:
         return self.model.begin(torch.from_numpy(wanted).to(self.device))
 
     def _read(self, tokens: list[tuple[int, ...]], begin: Tensor, caches: list[StaticCache], step: int, copies: int) -> Tensor:
-        from sciar.families.orbits.model import Words
-
         columns = torch.tensor(tokens, device=self.device).repeat(copies, 1)
         words = Words(*columns[:, :, None].unbind(1), torch.ones_like(columns[:, :1], dtype=torch.bool))  # type: ignore[call-arg]
         place = torch.full((len(columns), 1), step, device=self.device)
@@ -119,7 +140,7 @@ class Writer:
         kinds = [token[0] for token in tokens]
         following = list(tokens)
         writing = [k for k, row in enumerate(rows) if row.summary is None]
-        pairing = [k for k in writing if kinds[k] in (0, PAIR)]
+        pairing = [k for k in writing if kinds[k] in (BEGIN, PAIR)]
         both = lambda picked: [*picked, *(n + k for k in picked)] if len(hidden) > n else picked  # noqa: E731
         if pairing:
             logits = self._guided(model.to_element(hidden[both(pairing)]), len(pairing))
@@ -197,14 +218,16 @@ class Writer:
         return allowed
 
     def _group(self, row: Sentence, logits: np.ndarray) -> None:
+        """One that the composition fits; its nats count those that it does not fit too, which saves trying them all."""
         allowed = np.zeros(len(logits), dtype=bool)
         allowed[sorted(row.wish.groups)] = True
+        wanted = np.where(allowed, logits, -np.inf)
         while True:
-            before = row.score
-            row.number = self._drawn(row, logits, allowed)
+            row.number, _ = _draw(np.where(allowed, logits, -np.inf), row.rng, self.options.temperature)
             if fits(row.number, tuple(row.lacking)):
-                return
-            allowed[row.number], row.score = False, before
+                break
+            allowed[row.number] = False
+        row.score += float(wanted[row.number] - np.logaddexp.reduce(wanted))
 
     def _orbit(self, row: Sentence, logits: np.ndarray) -> tuple[int, int]:
         owner = row.next_owner
