@@ -159,7 +159,7 @@ def test_finetune_on_a_file_of_ones_own(tmp_path: Path, environment: dict[str, s
 
 
 def test_averaging_leaves_the_tables_of_a_model_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole numbers do not survive repeated averaging with themselves: 0.9 · 7 + 0.1 · 7 < 7 in floats. The learning rate is nothing here."""
+    """Whole numbers do not survive an average with themselves: 0.9 · 7 + 0.1 · 7 < 7 in floats. The learning rate is nothing here."""
     from sciar import train
 
     monkeypatch.setenv("SCIAR_CACHE", str(tmp_path / "cache"))

@@ -1,13 +1,14 @@
 """A transformer over the nodes *and* pairs of a graph, causal in blocks, with a cache of what is finished.
 
 A node sees nodes; a pair belongs to the later of its two nodes and sees what that node sees. Pair states are symmetric,
-e_ij = e_ji, so each is kept once: in training as a list of the pairs that some node sees, in sampling as new rows × columns.
+e_ij = e_ji, so each is kept once, in a list of the pairs that some node sees: of whole graphs in training, of new nodes in sampling.
 Sources: edge-augmented attention, Hussain et al. 2022 (EGT) and Ma et al. 2023 (GRIT); matrix product over pairs, Maron et al. 2019
 (PPGN) in the causal form of PARD (Zhao et al. 2024). For symmetric factors one product P·P says as much as P·Q + Q·P, by polarisation.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -20,23 +21,26 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Pairs(Protocol):
-    """The pairs of r rows (nodes) and c columns that a layer works on, laid out in a shape P, and how nodes and pairs meet.
+    """The P pairs of r rows (nodes) and c columns that a layer works on, and how nodes and pairs meet.
 
     `sees`: what each row attends to (b r c).
     """
 
     sees: Tensor
 
+    def pick(self, square: Shaped[Tensor, "b r c *k"]) -> Shaped[Tensor, "P *k"]:
+        """What a full table says of the pairs."""
+
     def columns(self, own: Float[Tensor, "b r w"]) -> Float[Tensor, "b c w"]:
         """Node projections of every column, the rows' own included."""
 
-    def ends(self, rows: Float[Tensor, "b r k"], columns: Float[Tensor, "b c k"]) -> Float[Tensor, "*P k"]:
+    def ends(self, rows: Float[Tensor, "b r k"], columns: Float[Tensor, "b c k"]) -> Float[Tensor, "P k"]:
         """Sum of what a pair's two nodes say."""
 
-    def by_row(self, pairs: Float[Tensor, "*P k"]) -> Float[Tensor, "b r c k"]:
-        """The pairs that each row sees; anything elsewhere."""
+    def by_row(self, pairs: Float[Tensor, "P k"]) -> Float[Tensor, "b r c k"]:
+        """The pairs that each row sees, zero elsewhere."""
 
-    def product(self, factors: Float[Tensor, "*P k"]) -> Float[Tensor, "*P k"]:
+    def product(self, factors: Float[Tensor, "P k"]) -> Float[Tensor, "P k"]:
         """R_ij = Σ_k P_ik P_kj / √n over the n columns k that the later of i and j sees."""
 
 
@@ -65,8 +69,8 @@ class GraphLayer(nn.Module):
         self.feed_in, self.feed_out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "b r d"], e: Float[Tensor, "*P p"], pairs: Pairs
-    ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "*P p"]]:
+        self, x: Float[Tensor, "b r d"], e: Float[Tensor, "P p"], pairs: Pairs
+    ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "P p"]]:
         b, r, _ = x.shape
         h = self.norm_node(x)
         own = self.shared(h)
@@ -199,41 +203,70 @@ def _taken(values: Tensor, index: Tensor, dim: int) -> Tensor:
     return values.index_select(dim, index)
 
 
-class PairCache:
-    """`Pairs` of new rows against all columns, with one layer's memory of what is finished.
+@dataclass(frozen=True, slots=True, eq=False)
+class Memory:
+    """What one layer keeps of finished nodes: node projections (b c+1 w) and pair factors (b p c+1 c+1); the last column takes padding."""
 
-    The rows of a batch are at different places: node k of graph b is column k of row b.
+    nodes: Tensor
+    pairs: Tensor
+
+    @classmethod
+    def empty(cls, graphs: int, columns: int, width: int, pair: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Memory:
+        """Room for `columns` nodes of each graph. `width`, `pair`: of the projections."""
+        nodes = torch.zeros(graphs, columns + 1, width, device=device, dtype=dtype)
+        return cls(nodes, torch.zeros(graphs, pair, columns + 1, columns + 1, device=device, dtype=dtype))
+
+
+class NewPairs:
+    """`Pairs` of new rows against all columns: a list of those that are seen, of graphs that are at different places.
 
     Args:
-        graphs, columns: capacity; one more column takes what is padding. width, pair: of the projections kept.
+        at: the column that each row becomes, the last one for padding (b r).
+        sees: of the first c columns (b r c).
+        memory: of the layer, which `of` changes.
     """
 
-    sees: Tensor
+    def __init__(self, at: Int[Tensor, "b r"], sees: Bool[Tensor, "b r c"], memory: Memory | None = None) -> None:
+        b, r, c = sees.shape
+        self.sees, self._memory = sees, memory
+        self._index = sees.nonzero().unbind(-1)
+        graph, row, column = self._index
+        self._row, self._column = graph * r + row, graph * c + column
+        self._table = torch.full((b, r, c), len(graph), device=sees.device)
+        self._table[self._index] = torch.arange(len(graph), device=sees.device)
+        self._place = torch.arange(b, device=sees.device)[:, None], at
+        self._scale = sees.sum(-1).float().flatten()[self._row, None].rsqrt()
 
-    def __init__(self, graphs: int, columns: int, width: int, pair: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        self._nodes = torch.zeros(graphs, columns + 1, width, device=device, dtype=dtype)
-        self._pairs = torch.zeros(graphs, pair, columns + 1, columns + 1, device=device, dtype=dtype)
-        self.graphs = torch.arange(graphs, device=device)[:, None]
+    def of(self, memory: Memory) -> NewPairs:
+        """The same pairs in another layer."""
+        other = copy.copy(self)
+        other._memory = memory
+        return other
 
-    def place(self, at: Int[Tensor, "b r"], sees: Bool[Tensor, "b r c"]) -> None:
-        """Columns that the next rows become, the last one for padding, and what they see of the first c."""
-        self._at, self.sees = at, sees
+    def pick(self, square: Shaped[Tensor, "b r c *k"]) -> Shaped[Tensor, "P *k"]:
+        """What a full table says of the pairs."""
+        return square[self._index]
 
     def columns(self, own: Tensor) -> Tensor:
-        self._nodes[self.graphs, self._at] = own.to(self._nodes.dtype)
-        return self._nodes[:, : self.sees.shape[2]].to(own.dtype)
+        kept = self._kept().nodes
+        kept[self._place] = own.to(kept.dtype)
+        return kept[:, : self.sees.shape[2]].to(own.dtype)
 
     def ends(self, rows: Tensor, columns: Tensor) -> Tensor:
-        return rows[:, :, None] + columns[:, None]
+        return rows.flatten(0, 1)[self._row] + columns.flatten(0, 1)[self._column]
 
     def by_row(self, pairs: Tensor) -> Tensor:
-        return pairs
+        return F.embedding(self._table, F.pad(pairs, (0, 0, 0, 1)))
 
     def product(self, factors: Tensor) -> Tensor:
-        c = self.sees.shape[2]
-        factors = factors * self.sees[..., None]
-        by_row, by_column = self._pairs.permute(0, 2, 3, 1), self._pairs.permute(0, 3, 2, 1)
-        for view in (by_row, by_column):
-            view[:, :, :c][self.graphs, self._at] = factors.to(view.dtype)
-        made = factors.permute(0, 3, 1, 2) @ self._pairs[:, :, :c, :c].to(factors.dtype)
-        return made.permute(0, 2, 3, 1) * self.sees.sum(-1).clamp(min=1).rsqrt()[:, :, None, None]
+        kept, c = self._kept().pairs, self.sees.shape[2]
+        table = self.by_row(factors)
+        for view in (kept.permute(0, 2, 3, 1), kept.permute(0, 3, 2, 1)):
+            view[:, :, :c][self._place] = table.to(view.dtype)
+        made = table.permute(0, 3, 1, 2) @ kept[:, :, :c, :c].to(table.dtype)
+        return made.permute(0, 2, 3, 1)[self._index] * self._scale
+
+    def _kept(self) -> Memory:
+        if self._memory is None:
+            raise RuntimeError("NewPairs: expected the memory of a layer, got none; use of(memory)")
+        return self._memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sciar.nn.graph_transformer import GraphTransformer, PairCache, PairList
+from sciar.nn.graph_transformer import GraphTransformer, Memory, NewPairs, PairList
 
 N, WIDTH, PAIR = 9, 32, 8
 
@@ -66,7 +66,7 @@ def test_cached_equals_full_forward(network: GraphTransformer) -> None:
     """Two graphs at different places of one cache, block by block; rows that are padding change nothing."""
     x, e = inputs(3)
     full, pairs = whole(network, x, e, SEES)
-    caches = [PairCache(2, N, 2 * WIDTH + PAIR, PAIR, torch.device("cpu")) for _ in network.layers]
+    memories = [Memory.empty(2, N, 2 * WIDTH + PAIR, PAIR, torch.device("cpu")) for _ in network.layers]
     starts = [0, 2, 5, 6, 8, N]
     worst = 0.0
     for a, b in zip(starts, starts[1:], strict=False):
@@ -79,9 +79,9 @@ def test_cached_equals_full_forward(network: GraphTransformer) -> None:
         between[:, :-1] = e[:, a:b, :b]
         sees = torch.zeros(2, rows, b, dtype=torch.bool)
         sees[:, :-1] = True
-        for cache in caches:
-            cache.place(at, sees)
-        h, f = network(some, between, caches)
+        new = NewPairs(at, sees)
+        h, f = network(some, new.pick(between), [new.of(memory) for memory in memories])
+        f = new.by_row(f)
         worst = max(worst, (h[:, :-1] - full[:, a:b]).abs().max().item(), (f[:, :-1] - pairs[:, a:b, :b]).abs().max().item())
     assert worst < 1e-5
 

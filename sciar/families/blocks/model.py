@@ -15,7 +15,7 @@ steps=50` with the walk key of the tokenizer is nearest to the published system.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,17 +188,17 @@ class Model(AbstractModel):
             x = x + virtual * self.time(self.fourier(rows.time))
         return x if condition is None else x + condition[:, None]
 
-    def pairs(self, rows: Rows, pick: Callable[[Tensor], Tensor] = lambda square: square) -> Float[Tensor, "*P p"]:
-        """Input states of the pairs, all of them or those that `pick` takes from a full table."""
-        e = self.codes(pick(rows.codes)) + self.apart(pick(rows.apart).clamp(max=MOST_APART))
-        e = e + self.used(pick(rows.used).clamp(max=MOST_USED)) + self.near(pick(rows.near).clamp(max=MOST_USED))
-        return e if rows.walks is None else e + self.walks(pick(rows.walks))
+    def pairs(self, rows: Rows, pairs: Pairs) -> Float[Tensor, "P p"]:
+        """Input states of the pairs."""
+        e = self.codes(pairs.pick(rows.codes)) + self.apart(pairs.pick(rows.apart).clamp(max=MOST_APART))
+        e = e + self.used(pairs.pick(rows.used).clamp(max=MOST_USED)) + self.near(pairs.pick(rows.near).clamp(max=MOST_USED))
+        return e if rows.walks is None else e + self.walks(pairs.pick(rows.walks))
 
     def edges(
-        self, x: Float[Tensor, "b r d"], columns: Float[Tensor, "b c d"], e: Float[Tensor, "*P p"], pairs: Pairs
-    ) -> Float[Tensor, "*P o"]:
-        """Log-odds of every bond order of pairs against no bond."""
-        return self.edge(F.silu(pairs.ends(self.ends(x), self.ends(columns)) + self.middle(e))).float()
+        self, x: Float[Tensor, "b r d"], columns: Float[Tensor, "b c d"], e: Float[Tensor, "P p"], pairs: Pairs
+    ) -> Float[Tensor, "b r c o"]:
+        """Log-odds of every bond order against no bond, of what each row sees."""
+        return pairs.by_row(self.edge(F.silu(pairs.ends(self.ends(x), self.ends(columns)) + self.middle(e))).float())
 
     def conditioned(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"] | None:
         """State of the wanted properties in their own units; nan = free."""
@@ -243,8 +243,8 @@ class Model(AbstractModel):
     def answers(self, rows: Rows, condition: Float[Tensor, "b d"] | None) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r r o"]]:
         """States of all nodes of whole graphs, and the log-odds of the bonds that each sees."""
         pairs = PairList(rows.sees)
-        x, e = self.trunk(self.nodes(rows, condition), self.pairs(rows, pairs.pick), pairs)
-        return x, pairs.by_row(self.edges(x, x, e, pairs))
+        x, e = self.trunk(self.nodes(rows, condition), self.pairs(rows, pairs), pairs)
+        return x, self.edges(x, x, e, pairs)
 
     def _header_loss(self, clean: Clean, x: Float[Tensor, "b n d"], condition: Tensor | None) -> dict[str, Tensor]:
         """Sums over all blocks of -ln p(size), -ln p(degree), -ln p(types); the end counts as a size."""

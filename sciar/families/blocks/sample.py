@@ -21,7 +21,7 @@ from sciar.families.blocks.joined import joinable
 from sciar.families.blocks.model import MASKED, NOISED, SELF, Rows, powers
 from sciar.families.blocks.tokens import Tokens
 from sciar.family import Draw, options_of
-from sciar.nn.graph_transformer import PairCache
+from sciar.nn.graph_transformer import Memory, NewPairs
 from sciar.prompt import Prompt
 from sciar.structure import SYMBOLS
 
@@ -183,8 +183,8 @@ class _Batch:
         self.slots, self.ways = slots, 2 if guided else 1
         w, c, rows = model.config.width, model.tokenizer.config.max_atoms, slots * self.ways
         dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-        cache = lambda: PairCache(rows, c, 2 * w + model.config.pair, model.config.pair, self.device, dtype)  # noqa: E731
-        self.caches = [cache() for _ in model.trunk.layers]
+        sizes = (rows, c, 2 * w + model.config.pair, model.config.pair)
+        self.memories = [Memory.empty(*sizes, self.device, dtype) for _ in model.trunk.layers]
         self.states = torch.zeros(rows, c + 1, w, device=self.device)
         self.total = torch.zeros(rows, w, device=self.device)
         self.wanted = torch.full((rows, len(model.tokenizer.config.properties)), float("nan"), device=self.device)
@@ -229,15 +229,14 @@ class _Batch:
         if not active:
             return
         rows, at = self._rows()
-        for cache in self.caches:
-            cache.place(at, rows.sees)
-        x, e = self.model.trunk(self.model.nodes(rows, condition), self.model.pairs(rows), self.caches)
+        pairs = NewPairs(at, rows.sees)
+        x, e = self.model.trunk(self.model.nodes(rows, condition), self.model.pairs(rows, pairs), [pairs.of(m) for m in self.memories])
         x = x.float()
         self.states[torch.arange(len(at), device=self.device)[:, None], at] = x
         drawing = any(g.phase == "edges" for _, g in active)
         logits = None
         if drawing:
-            logits = self._guided(self.model.edges(x, self.states[:, : rows.sees.shape[2]], e, self.caches[0])).double().cpu().numpy()
+            logits = self._guided(self.model.edges(x, self.states[:, : rows.sees.shape[2]], e, pairs)).double().cpu().numpy()
         real = (at < self.states.shape[1] - 1)[..., None]
         summands = (self.model.summands(x).float() * real).sum(1)
         for slot, g in active:
