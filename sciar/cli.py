@@ -6,7 +6,6 @@ Exit codes: 0 every requested sample was drawn; 2 unusable input; 3 interrupted,
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import json
 import os
@@ -266,14 +265,29 @@ def train(
 
 @verbs.command(context_settings=OPTIONS)
 def finetune(
-    context: typer.Context, file: Annotated[Path, typer.Argument(help="Your molecules or crystals.")], model: ModelName = None
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Your molecules, graphs or crystals: a file, a folder, a table.")],
+    model: ModelName = None,
+    wanted: Annotated[list[str] | None, typer.Option("--property", help="A column or tag that can be asked for afterwards.")] = None,
+    split: Annotated[str | None, typer.Option(help="Held-out records share no: scaffold, formula, random (nothing but chance).")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the run is kept; the same again goes on. Default: runs/NAME.")] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Train a bundled model further on your own file."""
-    try:
-        finetuned = importlib.import_module("sciar.finetune").finetune
-    except ModuleNotFoundError:
-        raise InputError("finetune: expected a version of sciar that has it, got one that does not; upgrade sciar") from None
-    typer.echo(f"weights: {finetuned(file, **({'model': model} if model else {}), **_only_options(context))}")
+    """Train a bundled model further on your own file; says first what is in it. Other options go to the training: --steps 500."""
+    from sciar.finetune import finetune
+
+    with _bar(quiet, "step") as progress:
+        path = finetune(
+            file,
+            model,
+            folder,
+            wanted or (),
+            split,
+            progress=(lambda step, steps, metrics: progress(step, steps)) if progress else None,
+            report=None if quiet else lambda facts: typer.echo(str(facts), err=True),
+            **_only_options(context),
+        )
+    typer.echo(f"weights: {path}")
 
 
 @verbs.command()

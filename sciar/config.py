@@ -24,6 +24,8 @@ class DataConfig:
         sets: names of data sets or paths of files and folders, concatenated.
         limit: most training records of each set; 0 = all.
         validation: records held out for the validation loss.
+        split: what the held-out records share with no training record: "scaffold" (of molecules), "formula" (reduced) or "random"
+            (nothing). Empty = the set's own split, or its last records.
         batch_tokens: padded atoms (or words, bonds) of one batch.
         prepared: folder written by `sciar train CONFIG --prepare FOLDER`; takes the place of `sets`. Empty = none.
     """
@@ -33,6 +35,7 @@ class DataConfig:
     validation: int = 512
     batch_tokens: int = 1536
     prepared: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True, slots=True)

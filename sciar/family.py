@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +46,8 @@ class Tokenizer(ABC):
                 yield self.encode(structure, Prompt())
             except InputError:
                 continue
+
+    normalisations: ClassVar[tuple[str, ...]] = ()  # statistics that weights are tied to: further training keeps them
 
     def limits(self) -> dict[str, Any]:
         """What prompts may ask for: `elements`, `max_heavy_atoms`, `properties`; kept in the weights file."""
@@ -96,6 +99,18 @@ class Model(nn.Module, ABC):
         Draw i is a function of (prompts[i], keys[i], weights) alone, where a key is (seed, index): the same for
         any batch size. The answer contains its prompt.
         """
+
+
+def moments(names: Sequence[str], arrays: TokenArrays) -> dict[str, Any]:
+    """Statistics of the field `properties`, one column per name: those `properties` that are known of some record, and `mean` and `std`
+    of every column (0 and 1 where nothing is known); only the first if nothing is known at all."""
+    values = np.asarray(arrays.arrays["properties"], dtype=np.float64).reshape(len(arrays), len(names))
+    known = [column[np.isfinite(column)] for column in values.T]
+    found: dict[str, Any] = {"properties": [name for name, column in zip(names, known, strict=True) if len(column)]}
+    if found["properties"]:
+        found["mean"] = [round(float(c.mean()), 6) if len(c) else 0.0 for c in known]
+        found["std"] = [max(round(float(c.std()), 6), 1e-6) if len(c) else 1.0 for c in known]
+    return found
 
 
 def options_of(kind: type[T], given: Mapping[str, Any]) -> T:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from sciar import __version__, encode
 from sciar.batch import Batch, TokenArrays
-from sciar.config import Config, fill, to_dict
+from sciar.config import Config, DataConfig, fill, to_dict
 from sciar.errors import DataError, InputError, SciarError
 from sciar.family import Model, load_family
 from sciar.files import to_dict as structure_to_dict
@@ -121,6 +122,8 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(to_dict(config), indent=1))
     training, validation, statistics = prepare(config)
+    if config.train.init:
+        statistics = continued(config, statistics)
     model = build(config, statistics)
     if config.train.init:
         initialise_from(model, config.train.init)
@@ -191,6 +194,7 @@ def export(config: Config, folder: str | Path, statistics: dict[str, Any] | None
         raise InputError(f"export: expected a run folder with state.ckpt, got {folder}; train first")
     if statistics is None:
         statistics = prepare(config)[2]
+        statistics = continued(config, statistics) if config.train.init else statistics
     model = build(config, statistics)
     state = torch.load(folder / "state.ckpt", map_location="cpu", weights_only=True)
     averaged = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
@@ -231,12 +235,47 @@ def _tokenizer(config: Config) -> Any:
 
 
 def initialise_from(model: Model, name: str) -> None:
-    """Copy every tensor of the same name and shape from other weights, also of another configuration or version."""
+    """Copy every tensor of the same name and shape from other weights, also of another configuration or version.
+
+    Tensors that differ along one dimension only because this model knows more properties begin with the others' numbers.
+    """
     from sciar.checkpoint import find, open_weights
 
-    _, source = open_weights(find(name))
+    header, source = open_weights(find(name))
     own = model.state_dict()
-    model.load_state_dict({k: source[k] if k in source and source[k].shape == v.shape else v for k, v in own.items()})
+    grown = header["model_config"] == json.loads(json.dumps(dataclasses.asdict(model.config)))
+    for key, value in own.items():
+        given = source.get(key)
+        if given is None or given.ndim != value.ndim:
+            continue
+        more = [k for k, (a, b) in enumerate(zip(given.shape, value.shape, strict=True)) if a != b]
+        if not more:
+            own[key] = given
+        elif grown and len(more) == 1 and given.shape[more[0]] < value.shape[more[0]]:
+            own[key] = torch.cat(
+                [given.to(value), value.narrow(more[0], given.shape[more[0]], value.shape[more[0]] - given.shape[more[0]])], more[0]
+            )
+    model.load_state_dict(own)
+
+
+def continued(config: Config, statistics: dict[str, Any]) -> dict[str, Any]:
+    """Statistics of the training data, with the normalisations that the weights of `train.init` are used to."""
+    from sciar.checkpoint import find, read_header
+
+    header = read_header(find(config.train.init))
+    if header["family"] != config.family:
+        return statistics
+    family, tokenizer, before = load_family(config.family), _tokenizer(config), header["statistics"]
+    kept = {name: before[name] for name in tokenizer.normalisations if name in before}
+    names = tuple(getattr(tokenizer.config, "properties", ()))
+    if "mean" in before:
+        earlier = fill(family.TokenizerConfig, header["tokenizer_config"], "tokenizer").properties
+        for name in ("mean", "std"):
+            now = dict(zip(names, statistics.get(name, [float(name == "std")] * len(names)), strict=True))
+            known = {n: v for n, v in zip(earlier, before[name], strict=True) if n in before["properties"]}
+            kept[name] = [known.get(n, now[n]) for n in names]
+        kept["properties"] = [n for n in names if n in before["properties"] or n in statistics["properties"]]
+    return statistics | kept
 
 
 def save_prepared(config: Config, folder: str | Path) -> Path:
@@ -272,15 +311,14 @@ def prepare(config: Config) -> tuple[TokenArrays, TokenArrays, dict[str, Any]]:
             raise DataError(f"data.prepared: expected a folder written by `sciar train CONFIG --prepare`, got {folder}; make it first")
         statistics = json.loads((folder / "statistics.json").read_text())
         return TokenArrays.load(kind, folder / "train"), TokenArrays.load(kind, folder / "valid"), statistics
-    import sciar.datasets as datasets
-
     parts: dict[str, list[TokenArrays]] = {"train": [], "valid": []}
     for name in config.data.sets:
-        training, validation = _splits(datasets, name, config.data.validation)
+        training, validation = splits(name, config.data)
         if config.data.limit:
             training = training[: config.data.limit]
-        parts["train"].append(_encoded(config, training, f"{name}-train"))
-        parts["valid"].append(_encoded(config, validation, f"{name}-valid"))
+        by = f"-{config.data.split}" if config.data.split else ""
+        parts["train"].append(_encoded(config, training, f"{name}-train{by}"))
+        parts["valid"].append(_encoded(config, validation, f"{name}-valid{by}"))
     training, validation = (TokenArrays.concatenated(p) if len(p) > 1 else p[0] for p in parts.values())
     if not len(training):
         raise DataError(f"train: expected records that the {config.family} family can hold in {', '.join(config.data.sets)}, got none")
@@ -289,14 +327,21 @@ def prepare(config: Config) -> tuple[TokenArrays, TokenArrays, dict[str, Any]]:
     return training, validation, statistics
 
 
-def _splits(datasets: Any, name: str, held_out: int) -> tuple[Any, Any]:
+def splits(name: str, data: DataConfig) -> tuple[Any, Any]:
+    """Training and held-out records of a data set, a file or a folder; see `DataConfig`."""
+    from sciar import datasets
+
+    held_out = data.validation
     if name.startswith("sample:"):
         records = datasets.samples(name.removeprefix("sample:"))
         return records[held_out:], records[:held_out]
     store = datasets.load(name, partial=True) if name in datasets.names() else datasets.prepare(name)[0]
-    splits = set(store.column("split")) if "split" in store.columns else set()
-    if "train" in splits:
-        valid = next((s for s in ("validation", "valid", "val") if s in splits), None)
+    if data.split:
+        out = datasets.held_out(store, min(held_out, len(store) // 10), data.split)
+        return store.select(np.flatnonzero(~out)), store.select(np.flatnonzero(out))
+    own = set(store.column("split")) if "split" in store.columns else set()
+    if "train" in own:
+        valid = next((s for s in ("validation", "valid", "val") if s in own), None)
         return store.split("train"), store.split(valid)[:held_out] if valid else store.split("train")[:0]
     count = min(held_out, len(store) // 10)
     return store[: len(store) - count], store[len(store) - count :]

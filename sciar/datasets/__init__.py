@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from sciar.datasets.split import held_out, identity
 from sciar.datasets.store import Item, Rejected, Report, Store, Writer
 from sciar.errors import DataError
 from sciar.structure import Structure
@@ -40,6 +41,8 @@ __all__ = [
     "build",
     "cache_dir",
     "fetch",
+    "held_out",
+    "identity",
     "info",
     "load",
     "names",

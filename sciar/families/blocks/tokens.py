@@ -23,6 +23,7 @@ from sciar.batch import TokenArrays, token_field
 from sciar.errors import InputError
 from sciar.families.blocks.order import KEYS, canonical, peel
 from sciar.family import Tokenizer as AbstractTokenizer
+from sciar.family import moments
 from sciar.metrics.molecule import VALENCES
 from sciar.prompt import Prompt
 from sciar.structure import NUMBERS, SYMBOLS, Structure
@@ -115,14 +116,11 @@ class Tokenizer(AbstractTokenizer):
         counts = np.bincount(bonds[:, 2], minlength=self.n_orders + 1)[1:].astype(float)
         pairs = float((nodes * (nodes - 1) // 2).sum())
         shares = np.concatenate([[pairs - counts.sum()], counts]) / max(pairs, 1.0)
-        values = np.asarray(arrays.arrays["properties"], dtype=np.float64).reshape(len(nodes), len(self.config.properties))
-        known = [column[np.isfinite(column)] for column in values.T]
         return {
             "types": (np.bincount(kind, minlength=len(self.types)) / max(1, len(kind))).round(8).tolist(),
             "pairs": shares.round(8).tolist(),
             "capacity": [int(sums[kind == k].max(initial=0)) for k in range(len(self.types))],
-            "mean": [float(c.mean()) if len(c) else 0.0 for c in known],
-            "std": [max(float(c.std()), 1e-6) if len(c) else 1.0 for c in known],
+            **moments(self.config.properties, arrays),
         }
 
     def encode(self, structure: Structure, prompt: Prompt | None = None) -> Tokens:

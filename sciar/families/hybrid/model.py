@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sciar.batch import Batch
 from sciar.diffusion.gaussian import EDM, Cosine
 from sciar.errors import InputError
-from sciar.families.hybrid.tokens import BOND_TYPES, FEATURE_SIZES, PAD, PROPERTIES, THEORIES, VOCABULARY, Tokenizer
+from sciar.families.hybrid.tokens import BOND_TYPES, FEATURE_SIZES, PAD, THEORIES, VOCABULARY, Tokenizer
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier, RadialBasis
@@ -212,12 +212,12 @@ def random_rotations(count: int, generator: torch.Generator | None, device: torc
 class Words(nn.Module):
     """Causal language model over SMILES characters with learned positions and property conditions."""
 
-    def __init__(self, width: int, heads: int, layers: int, longest: int = 256) -> None:
+    def __init__(self, width: int, heads: int, layers: int, properties: int, longest: int = 256) -> None:
         super().__init__()
         self.longest = longest
         self.token, self.position = nn.Embedding(len(VOCABULARY), width), nn.Embedding(longest, width)
         self.fourier = Fourier(16, 0.1, 2.0)
-        self.condition = nn.Linear(len(PROPERTIES) * 16, width, bias=False)
+        self.condition = nn.Linear(properties * 16, width, bias=False)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm, self.out = nn.RMSNorm(width, eps=1e-6), nn.Linear(width, len(VOCABULARY))
 
@@ -238,7 +238,7 @@ class Words(nn.Module):
 
 
 class Model(AbstractModel):
-    """See the module's docstring. `statistics`: {"mean": …, "std": …} of PROPERTIES in the training data."""
+    """See the module's docstring. `statistics`: {"mean": …, "std": …} of the properties in the training data."""
 
     tokenizer: Tokenizer
 
@@ -268,7 +268,7 @@ class Model(AbstractModel):
         if c.refiner_layers:
             self.refiner = Refiner(w, c.refiner_width, c.refiner_layers, N_CODES)
         if c.words_layers:
-            self.words = Words(w, c.heads, c.words_layers)
+            self.words = Words(w, c.heads, c.words_layers, len(tokenizer.config.properties))
         initialise(self, max(c.encoder_layers, c.decoder_layers))
         nn.init.zeros_(self.roles.weight)
         self.head.reset()

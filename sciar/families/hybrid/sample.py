@@ -16,7 +16,7 @@ from sciar.convert import from_smiles
 from sciar.errors import InputError
 from sciar.families.hybrid.fixed import match
 from sciar.families.hybrid.rows import Job, Pins, Rows
-from sciar.families.hybrid.tokens import BOS, EOS, PROPERTIES, THEORIES, Tokens, words_of
+from sciar.families.hybrid.tokens import BOS, EOS, THEORIES, Tokens, words_of
 from sciar.families.hybrid.words import Written, draw_words
 from sciar.family import Draw, options_of
 from sciar.prompt import Prompt
@@ -192,5 +192,4 @@ def _unreadable(text: str) -> Tokens:
         words = words_of(text)
     except InputError:
         words = np.array([BOS, EOS])
-    known = np.full((1, len(PROPERTIES)), np.nan)
-    return Tokens(words=words, order=flat, anchor=flat, rings=flat, theory=np.zeros(1, int), properties=known, **arrays)
+    return Tokens(words=words, order=flat, anchor=flat, rings=flat, theory=np.zeros(1, int), properties=np.zeros((1, 0)), **arrays)

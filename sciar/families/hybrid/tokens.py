@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from sciar.batch import TokenArrays, token_field
 from sciar.errors import InputError
 from sciar.family import Tokenizer as AbstractTokenizer
+from sciar.family import moments
 from sciar.prompt import Prompt
 from sciar.structure import CIS, NONE, NUMBERS, SYMBOLS, Structure
 
@@ -35,7 +36,6 @@ THEORIES = ("mmff94s", "b3lyp")
 BOND_TYPES = 5
 FEATURES = ("element", "charge", "degree", "hydrogens", "hybridisation", "ring", "conjugation", "marked")
 FEATURE_SIZES = (16, 8, 8, 6, 4, 12, 3, 2)
-PROPERTIES = ("mu_D", "alpha_bohr3", "homo_eV", "lumo_eV", "gap_eV", "Cv_cal_molK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,16 @@ class TokenizerConfig:
     Args:
         elements: symbols, at most 15; hydrogens are atoms like all others.
         max_heavy: most heavy atoms of one molecule.
+        properties: entries of `Structure.info` that can be asked for.
     """
 
     elements: tuple[str, ...] = ("H", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I", "B", "Si")
     max_heavy: int = 50
+    properties: tuple[str, ...] = ("mu_D", "alpha_bohr3", "homo_eV", "lumo_eV", "gap_eV", "Cv_cal_molK")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", tuple(self.elements))
+        object.__setattr__(self, "properties", tuple(self.properties))
         unknown = [e for e in self.elements if e not in NUMBERS]
         if unknown or len(self.elements) > 15:
             raise InputError(f"TokenizerConfig.elements: expected at most 15 element symbols, got {', '.join(map(str, self.elements))}")
@@ -73,7 +76,7 @@ class Tokens:
         bonds: rows (slot, slot, type) with type 1..BOND_TYPES.
         positions: coordinates in Å, first slot at the origin; zeros where they are to be drawn.
         theory: index into THEORIES: at what level of theory the geometry is a minimum.
-        properties: rows of `PROPERTIES`, nan = not known.
+        properties: one row, nan = not known.
         de_novo: the graph was drawn too, so the answer's stereo marks are read off its coordinates.
     """
 
@@ -102,14 +105,15 @@ class Tokenizer(AbstractTokenizer):
         self._last: tuple[tuple[object, ...], _Layout] | None = None
 
     def limits(self) -> dict[str, object]:
-        return {"elements": list(self.config.elements), "max_heavy_atoms": self.config.max_heavy, "properties": list(PROPERTIES)}
+        return {
+            "elements": list(self.config.elements),
+            "max_heavy_atoms": self.config.max_heavy,
+            "properties": list(self.config.properties),
+        }
 
     def statistics(self, arrays: TokenArrays) -> dict[str, object]:
         """Mean and spread of the properties; the elements and the largest molecule seen, in all and at each level of theory."""
-        values = np.asarray(arrays.arrays["properties"], dtype=np.float64)
-        facts: dict[str, object] = {}
-        if np.isfinite(values).any(axis=0).all():
-            facts = {"mean": np.nanmean(values, 0).round(6).tolist(), "std": np.nanstd(values, 0).round(6).tolist()}
+        facts = moments(self.config.properties, arrays)
         element = np.asarray(arrays.arrays["features"][:, 0])
         level = np.repeat(np.asarray(arrays.arrays["theory"]), arrays.lengths("atoms"))
         heavy = np.add.reduceat(element != self.element_code.get(1, -1), arrays.offsets["atoms"][:-1])
@@ -164,7 +168,7 @@ class Tokenizer(AbstractTokenizer):
         if structure.positions is not None:
             positions = canonical_frame(structure.positions[layout.order])
         info = structure.info
-        values = [[float(info.get(name, np.nan)) for name in PROPERTIES]]  # type: ignore[arg-type]
+        values = [[float(info.get(name, np.nan)) for name in self.config.properties]]  # type: ignore[arg-type]
         theory = str(info.get("theory", "mmff94s" if any(key.startswith("energy_") for key in info) else "b3lyp"))
         return Tokens(
             words=words_of(layout.smiles),

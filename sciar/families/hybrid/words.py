@@ -11,7 +11,7 @@ import torch
 from sciar.errors import InputError
 from sciar.families.hybrid.fixed import scaffold_of
 from sciar.families.hybrid.grammar import Writer
-from sciar.families.hybrid.tokens import BOS, EOS, PAD, PROPERTIES, VOCABULARY, text_of, words_of
+from sciar.families.hybrid.tokens import BOS, EOS, PAD, VOCABULARY, text_of, words_of
 from sciar.nn.cache import StaticCache
 from sciar.prompt import Prompt
 from sciar.structure import SYMBOLS
@@ -47,10 +47,11 @@ def draw_words(
         raise InputError("hybrid: these weights draw conformers only; pass smiles=… or take weights with words (model='qm9-hybrid')")
     device = next(model.parameters()).device
     b = len(prompts)
-    wanted = np.full((b, len(PROPERTIES)), np.nan, dtype=np.float32)
+    names = model.tokenizer.config.properties
+    wanted = np.full((b, len(names)), np.nan, dtype=np.float32)
     for row, prompt in zip(wanted, prompts, strict=True):
         for name, value in prompt.properties.items():
-            row[PROPERTIES.index(name)] = value
+            row[names.index(name)] = value
     guided = bool(np.isfinite(wanted).any()) and options.guidance != 1
     properties = model.standardised(torch.from_numpy(wanted).to(device))
     if guided:

@@ -31,7 +31,7 @@ from sciar.errors import InputError
 from sciar.families.octree.events import Events, events_of
 from sciar.families.octree.heads import N_BYTES, Classes, LeafHead, log_likelihood
 from sciar.families.octree.surroundings import Children, Surroundings, frontier
-from sciar.families.octree.tokens import PROPERTIES, Tokenizer
+from sciar.families.octree.tokens import Tokenizer
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier, RadialBasis
@@ -128,7 +128,7 @@ class ModelConfig:
 
 
 class Model(AbstractModel):
-    """See the module's docstring. `statistics`: {"mean": …, "std": …} of PROPERTIES and the histogram "sizes" of the training data."""
+    """See the module's docstring. `statistics`: {"mean": …, "std": …} of the properties and the histogram "sizes" of the training data."""
 
     tokenizer: Tokenizer
     waves: Tensor
@@ -140,7 +140,7 @@ class Model(AbstractModel):
         self.grid = grid = tokenizer.grid
         c, w = config, config.width
         self.null = grid.bins if c.own_null else grid.bins // 2
-        self.n_elements = len(tokenizer.config.elements)
+        self.n_elements, n_properties = len(tokenizer.config.elements), len(tokenizer.config.properties)
         if c.vocabulary and c.vocabulary < FIRST_ELEMENT + self.n_elements:
             raise InputError(f"ModelConfig.vocabulary: expected 0 or at least {FIRST_ELEMENT + self.n_elements}, got {c.vocabulary}")
         self.content_type = nn.Embedding(c.vocabulary or FIRST_ELEMENT + self.n_elements, w)
@@ -152,7 +152,7 @@ class Model(AbstractModel):
             self.open = nn.Embedding(LEFT + 1, w)
         if c.condition:
             self.fourier = Fourier(FREQUENCIES, 0.1, 2.0)
-            self.given = nn.Linear((1 + self.n_elements + len(PROPERTIES)) * FREQUENCIES, w, bias=False)
+            self.given = nn.Linear((1 + self.n_elements + n_properties) * FREQUENCIES, w, bias=False)
         if c.around:
             self.surroundings, self.children_head = Surroundings(w, self.n_elements), Children(w)
         self.register_buffer("waves", self._waves(), persistent=False)
@@ -166,7 +166,7 @@ class Model(AbstractModel):
         self.tree_head = Classes(w, N_BYTES)
         self.leaf_head = LeafHead(w, c.vocabulary or self.n_elements, grid.bins, grid.cell, c.place)
         if c.property_weight or c.property_head:
-            self.property_head = nn.Sequential(nn.Linear(w, w), nn.Tanh(), nn.Linear(w, len(PROPERTIES)))
+            self.property_head = nn.Sequential(nn.Linear(w, w), nn.Tanh(), nn.Linear(w, n_properties))
         initialise(self, c.layers)
         for table in (*self.content_bin, self.level):
             nn.init.normal_(table.weight, std=0.2)
@@ -405,7 +405,7 @@ class Model(AbstractModel):
         values = self.scaled(mask.sum(1).float(), composition, properties)
         # half of the records unconditional, so that drawing without a condition is as well trained as with one
         free = torch.rand(b, generator=generator, device=device) < 0.5
-        groups = torch.rand(b, 2 + len(PROPERTIES), generator=generator, device=device) < 0.5
+        groups = torch.rand(b, 2 + properties.shape[1], generator=generator, device=device) < 0.5
         kept = torch.cat([groups[:, :1], groups[:, 1:2].expand(b, self.n_elements), groups[:, 2:]], 1) & ~free[:, None]
         return self.conditions(values.where(kept, float("nan"))), free
 
@@ -434,7 +434,8 @@ class Model(AbstractModel):
     @property
     def predicts(self) -> tuple[str, ...]:
         """Names of the properties that `predict` answers."""
-        return PROPERTIES if (self.config.property_weight or self.config.property_head) and "mean" in self.statistics else ()
+        read = (self.config.property_weight or self.config.property_head) and "mean" in self.statistics
+        return self.tokenizer.config.properties if read else ()
 
     @torch.no_grad()
     def score(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "b"]:
@@ -455,7 +456,7 @@ class Model(AbstractModel):
 
     @torch.no_grad()
     def predict(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "b p"]:
-        """PROPERTIES of each structure, read in one random pose.
+        """Properties of each structure, read in one random pose.
 
         Raises:
             InputError: a model without a property head.
@@ -470,7 +471,7 @@ class Model(AbstractModel):
     def _nothing(self, b: int, events: Events) -> Tensor | None:
         if not self.config.condition:
             return None
-        return self.conditions(events.centre.new_full((b, 1 + self.n_elements + len(PROPERTIES)), float("nan")))
+        return self.conditions(events.centre.new_full((b, 1 + self.n_elements + len(self.tokenizer.config.properties)), float("nan")))
 
     # ---- sampling: see sample.py
 

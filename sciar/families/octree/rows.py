@@ -25,7 +25,7 @@ from sciar.families.octree.model import FIRST_ELEMENT, with_children
 from sciar.families.octree.options import Options
 from sciar.families.octree.proofread import Cells, finished
 from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME
-from sciar.families.octree.tokens import PROPERTIES, Tokens
+from sciar.families.octree.tokens import Tokens
 from sciar.family import Draw
 from sciar.nn.cache import StaticCache
 
@@ -160,7 +160,7 @@ class Rows:
         wishes = [job.wish for r in rows if (job := self.job[r])]
         exact = [float(w.atoms[0]) if w.atoms[0] == w.atoms[1] else nan for w in wishes]
         counts = [w.composition.tolist() if w.composition is not None else [nan] * self.model.n_elements for w in wishes]
-        values = [[w.properties.get(name, nan) for name in PROPERTIES] for w in wishes]
+        values = [[w.properties.get(name, nan) for name in self.model.tokenizer.config.properties] for w in wishes]
         told = [torch.tensor(v, dtype=torch.float32, device=self.device) for v in (exact, counts, values)]
         with torch.inference_mode():
             scaled = self.model.scaled(*told)
@@ -210,7 +210,7 @@ class Rows:
             centres = (self.grid.centre(self.code[r, at:end], level).float() - self.grid.side / 2).cpu().numpy()
             left = int(level[0]) + 1
             tree = self.byte[r, :at].cpu().numpy().copy()
-            unknown, order = np.full((1, len(PROPERTIES)), np.nan), np.arange(end - at)
+            unknown, order = self._unknown(), np.arange(end - at)
             tokens = Tokens(tree, 0 * order, np.zeros((end - at, 3), dtype=np.int64), order, centres, unknown, job.wish.pose, left=left)
             found.append(Draw(job.index, tokens, float("nan"), calls, left))
         return found
@@ -260,10 +260,13 @@ class Rows:
             bins=bins[inner:events],
             order=np.arange(atoms),
             positions=np.zeros((atoms, 3)),
-            properties=np.full((1, len(PROPERTIES)), np.nan),
+            properties=self._unknown(),
             pose=wish.pose,
             failure=failure,
         )
+
+    def _unknown(self) -> np.ndarray:
+        return np.full((1, len(self.model.tokenizer.config.properties)), np.nan)
 
     def _rank(self, score: Tensor, job: Job, drawn: Tokens) -> float:
         if self.options.rank == "property":
@@ -282,7 +285,8 @@ class Rows:
             return float("-inf")
         pose = torch.Generator(self.device).manual_seed(job.key[1])  # of the draw alone, whatever batch it sits in
         read = model.standardised(model.predict(collate(Tokens, [tokens]).to(self.device), pose))[0]
-        wanted = torch.tensor([[job.wish.properties.get(name, float("nan")) for name in PROPERTIES]], device=self.device)
+        names = model.tokenizer.config.properties
+        wanted = torch.tensor([[job.wish.properties.get(name, float("nan")) for name in names]], device=self.device)
         return -float((read - model.standardised(wanted)[0]).abs().nanmean())
 
     # ---- some events of every row

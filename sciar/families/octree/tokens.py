@@ -19,11 +19,11 @@ from sciar.batch import TokenArrays, token_field
 from sciar.errors import InputError
 from sciar.families.octree.tree import Forest, Grid, expand, grow, morton
 from sciar.family import Tokenizer as AbstractTokenizer
+from sciar.family import moments
 from sciar.prompt import Prompt
 from sciar.structure import NUMBERS, SYMBOLS, Structure
 
 VERSION = 1  # of the encoding; prepared tokens of another version are made again
-PROPERTIES = ("mu_D", "alpha_bohr3", "homo_eV", "lumo_eV", "gap_eV", "Cv_cal_molK", "U0_Ha")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class TokenizerConfig:
             The cube has a side of 2^levels · cell; published for QM9: 6, 0.24, 0.01.
         pose: "random": as the molecule lies, turned anew in every epoch; "canonical": along its principal axes.
         max_atoms: most atoms of one molecule; also bounds what is drawn.
+        properties: entries of `Structure.info` that can be asked for and predicted.
     """
 
     elements: tuple[str, ...] = ("H", "C", "N", "O", "F")
@@ -44,9 +45,11 @@ class TokenizerConfig:
     step: float = 0.01
     pose: str = "random"
     max_atoms: int = 32
+    properties: tuple[str, ...] = ("mu_D", "alpha_bohr3", "homo_eV", "lumo_eV", "gap_eV", "Cv_cal_molK", "U0_Ha")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", tuple(self.elements))
+        object.__setattr__(self, "properties", tuple(self.properties))
         unknown = [e for e in self.elements if e not in NUMBERS]
         if unknown or not self.elements:
             raise InputError(f"TokenizerConfig.elements: expected element symbols, got {', '.join(map(str, unknown)) or 'none'}")
@@ -67,7 +70,7 @@ class Tokens:
         element: index into the configured elements. bins: steps of the atom inside its cell.
         order: which atom of the structure a leaf is.
         positions: exact coordinates in Å about the centre of the cube, for training; of drawn tokens what a refiner made of them.
-        properties: rows of `PROPERTIES`, nan = not known.
+        properties: one row, nan = not known.
         pose: rows of a rotation R and an origin o: a point x of the cube (about its centre) is R x + o in the caller's frame.
         failure: why the drawing stopped early; "" = it did not.
         exact: decode to `positions`, not to tree and bins.
@@ -102,15 +105,12 @@ class Tokenizer(AbstractTokenizer):
         return float(np.sqrt(3)) * self.config.step
 
     def limits(self) -> dict[str, object]:
-        return {"elements": list(self.config.elements), "max_atoms": self.config.max_atoms, "properties": list(PROPERTIES)}
+        return {"elements": list(self.config.elements), "max_atoms": self.config.max_atoms, "properties": list(self.config.properties)}
 
     def statistics(self, arrays: TokenArrays) -> dict[str, object]:
         """Mean and spread of the properties (nan left out), and how many molecules have each number of atoms."""
-        values = np.asarray(arrays.arrays["properties"], dtype=np.float64)
-        facts: dict[str, object] = {"sizes": np.bincount(arrays.lengths("atoms"), minlength=self.config.max_atoms + 1).tolist()}
-        if np.isfinite(values).any(axis=0).all():
-            facts |= {"mean": np.nanmean(values, 0).round(6).tolist(), "std": np.nanstd(values, 0).round(6).tolist()}
-        return facts
+        sizes = np.bincount(arrays.lengths("atoms"), minlength=self.config.max_atoms + 1).tolist()
+        return {"sizes": sizes, **moments(self.config.properties, arrays)}
 
     def check(self, structure: Structure) -> None:
         """Refuse what the family cannot hold in any orientation.
@@ -181,7 +181,8 @@ class Tokenizer(AbstractTokenizer):
                 x = principal_axes(structure.numbers, x)
             points.append(x if rng is None else x @ random_rotation(rng).T)
         trees = self.encode_arrays([s.numbers for s in structures], points)
-        values = [np.array([[float(s.info.get(name, np.nan)) for name in PROPERTIES]]) for s in structures]  # type: ignore[arg-type]
+        names = self.config.properties
+        values = [np.array([[float(s.info.get(name, np.nan)) for name in names]]) for s in structures]  # type: ignore[arg-type]
         return [Tokens(t.tree, t.element, t.bins, t.order, x[t.order], v) for t, x, v in zip(trees, points, values, strict=True)]
 
     def encode_arrays(self, numbers: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> list[Tokens]:
@@ -211,7 +212,7 @@ class Tokenizer(AbstractTokenizer):
             np.split(local.numpy(), cuts[1]),
             strict=True,
         )
-        nothing = np.full((1, len(PROPERTIES)), np.nan)
+        nothing = np.full((1, len(self.config.properties)), np.nan)
         return [Tokens(t, e, b, o, np.zeros((len(o), 3)), nothing) for t, e, b, o in parts]
 
     def decode(self, tokens: Tokens) -> Structure:

@@ -11,6 +11,7 @@ from sciar.batch import TokenArrays, token_field
 from sciar.errors import InputError
 from sciar.families.orbits.wyckoff import LENGTHS, Orbits, group, orbits_of, structure_of, system_of
 from sciar.family import Tokenizer as AbstractTokenizer
+from sciar.family import moments
 from sciar.prompt import Prompt
 from sciar.structure import SYMBOLS, Structure
 
@@ -67,6 +68,8 @@ class Tokens:
 class Tokenizer(AbstractTokenizer):
     """Crystal ↔ words and free numbers. Exact up to the tolerance within which its symmetry was found."""
 
+    normalisations = ("lattice_mean", "lattice_std")
+
     def __init__(self, config: TokenizerConfig) -> None:
         self.config = config
 
@@ -86,15 +89,12 @@ class Tokenizer(AbstractTokenizer):
             rows = lattice[system == k]
             if len(rows) > 1:
                 means[k], spreads[k] = rows.mean(0), np.maximum(rows.std(0), 0.02)
-        values = np.asarray(arrays.arrays["properties"], dtype=np.float64).reshape(len(groups), -1)
-        known = [column[np.isfinite(column)] for column in values.T]
         present = np.unique(np.asarray(arrays.arrays["elements"])).tolist()
         return {
             "elements": [SYMBOLS[z] for z in present],
             "lattice_mean": means.round(5).tolist(),
             "lattice_std": spreads.round(5).tolist(),
-            "mean": [round(float(c.mean()), 6) if len(c) else 0.0 for c in known],
-            "std": [round(float(c.std()), 6) or 1.0 if len(c) else 1.0 for c in known],
+            **moments(self.config.properties, arrays),
         }
 
     def encode(self, structure: Structure, prompt: Prompt | None = None) -> Tokens:
