@@ -1,6 +1,6 @@
 """Protocols that turn a model, or somebody's samples, into numbers that can be compared.
 
-One protocol = one module of this package with `run_protocol`; the five sets of plain graphs share one. Published rows, each
+One protocol = one module of this package with `run_protocol`; protocols that differ in the data only share one. Published rows, each
 with source and protocol, are in `published.yaml`; rows of another protocol say so and are not to be compared.
 
     >>> protocols()[:5]
@@ -20,7 +20,10 @@ from typing import Any
 
 from sciar.errors import InputError
 
-GRAPHS = ("community", "ego", "planar", "sbm", "tree")  # all in graphs.py
+SHARED = {  # protocols of one module, which is told which one it is
+    **dict.fromkeys(("community", "ego", "planar", "sbm", "tree"), "graphs"),
+    **dict.fromkeys(("qm9-graphs", "zinc250k"), "molecule_graphs"),
+}
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
 
@@ -85,8 +88,8 @@ class Result:
 
 def protocols() -> tuple[str, ...]:
     """Names that `run` takes."""
-    names = "bonds conformers constraints moses mp20-csp mp20-denovo predict properties pxrd qm9 qm9-graphs reconstruction speed"
-    return tuple(sorted((*names.split(), *GRAPHS)))
+    names = "bonds conformers constraints moses mp20-csp mp20-denovo predict properties pxrd qm9 reconstruction speed"
+    return tuple(sorted((*names.split(), *SHARED)))
 
 
 def run(
@@ -104,7 +107,7 @@ def run(
     Args:
         name: one of `protocols()`.
         model: a bundled name, a weights file or a `Generator`.
-        samples: a file of somebody's samples instead of a model (`qm9`, `moses`, plain graphs and crystals).
+        samples: a file of somebody's samples instead of a model (`qm9`, `moses`, graphs and crystals).
         json: write the result there too.
         n: draws, per molecule for `conformers`; None = the protocol's own number.
         seed: of the draws and of the choice of molecules.
@@ -118,9 +121,9 @@ def run(
 
     if name not in protocols():
         raise InputError(f"bench: expected one of {', '.join(protocols())}, got {name!r}")
-    module = "graphs" if name in GRAPHS else name.replace("-", "_")
+    module = SHARED.get(name, name.replace("-", "_"))
     protocol = importlib.import_module(f"{__name__}.{module}").run_protocol
-    given = {"protocol": name if name in GRAPHS else None, "model": model, "samples": samples, "n": n, **options}
+    given = {"protocol": name if name in SHARED else None, "model": model, "samples": samples, "n": n, **options}
     arguments = {key: value for key, value in given.items() if value is not None}
     accepted = signature(protocol).parameters
     for key in arguments:

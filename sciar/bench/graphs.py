@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sciar.bench import Progress, Result, front, published
+from sciar.bench.given import Given, given, one_of
 from sciar.errors import InputError
 from sciar.metrics import graph as metrics
 from sciar.structure import Structure
@@ -55,13 +55,14 @@ def run_protocol(
     """
     from sciar import datasets
 
-    if (model is None) == (samples is None):
-        raise InputError(f"bench {protocol}: expected model= or samples=, got both or none of them")
+    one_of(protocol, model, samples)
     name, kernel, descriptors, valid = SETS[protocol]
     train, test = ([structure.adjacency() > 0 for structure in datasets.load(name, split)] for split in ("train", "test"))
-    n = n or RUNS * len(test)
+    n, problems = n or RUNS * len(test), []
     if samples is not None:
-        drawn, label = front.Drawn(_given(protocol, samples), np.zeros(0), 0.0, 0), "samples"
+        found = _given(protocol, samples)
+        drawn, label = front.Drawn(found.structures, found.scores, 0.0, 0), found.name
+        problems = found.notes()
     else:
         progress("drawing", 0, 2)
         options = {} if temperature is None else {"temperature": temperature}
@@ -77,8 +78,8 @@ def run_protocol(
     shares = {key: getattr(counts, key) / len(graphs) for key in ("valid", "unique", "novel", "vun")}
     low, high = metrics.interval(counts.vun, len(graphs))
     runs = max(1, min(RUNS, len(graphs) // len(test)))
-    found = [metrics.discrepancies(metrics.described(whole(graphs[k::runs]), descriptors), reference, kernel) for k in range(runs)]
-    means = {key: float(np.mean([f[key] for f in found])) for key in descriptors}
+    parts = [metrics.discrepancies(metrics.described(whole(graphs[k::runs]), descriptors), reference, kernel) for k in range(runs)]
+    means = {key: float(np.mean([part[key] for part in parts])) for key in descriptors}
     first = {"model": label, "draws": len(graphs), **shares, "vun_low": low, "vun_high": high, **means, **summary(means)}
     if drawn.seconds:
         first |= {"seconds_per_graph": drawn.seconds / len(graphs), "network_calls_per_sample": drawn.calls / len(graphs)}
@@ -88,6 +89,7 @@ def run_protocol(
     notes = [
         f"Shares of every draw; vun: valid, unique and novel, Wilson's interval of 95 %. Squared MMD ({kernel}) to {len(test)} test graphs."
     ]
+    notes += problems
     if protocol == "sbm":
         notes.append("SBM: communities by spectral clustering and likelihood moves instead of graph-tool's search; the test is SPECTRE's.")
     total = len(graphs)
@@ -104,15 +106,10 @@ def run_protocol(
     )
 
 
-def _given(protocol: str, samples: str | os.PathLike[str] | Sequence[Structure | None]) -> list[Structure | None]:
-    import sciar
-
-    found = sciar.read(Path(samples)) if isinstance(samples, (str, os.PathLike)) else list(samples)
-    graphs = [s if s is not None and s.n_atoms else None for s in found]
-    if not any(s is not None for s in graphs):
-        raise InputError(
-            f"bench {protocol}: expected draws, got none in {samples if isinstance(samples, (str, os.PathLike)) else 'samples'}"
-        )
-    if any(s is not None and s.bonds is None for s in graphs):
+def _given(protocol: str, samples: str | os.PathLike[str] | Sequence[Structure | None]) -> Given:
+    found = given(protocol, samples)
+    if not any(s is not None for s in found.structures):
+        raise InputError(f"bench {protocol}: expected draws, got none in {found.name}; write .g6 or .edgelist")
+    if any(s is not None and s.bonds is None for s in found.structures):
         raise InputError(f"bench {protocol}: expected graphs with edges, got structures without; write .g6 or .edgelist")
-    return graphs
+    return found

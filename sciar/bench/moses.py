@@ -18,7 +18,7 @@ import numpy as np
 
 from sciar.arguments import lines_of
 from sciar.bench import Progress, Result, front, published
-from sciar.errors import InputError
+from sciar.bench.given import one_of
 from sciar.metrics import molecule, moses
 from sciar.metrics.fcd import Activations, activations, fcd
 
@@ -51,8 +51,7 @@ def run_protocol(
     Raises:
         InputError: neither or both of model and samples. DataError: MOSES is not to be had.
     """
-    if (model is None) == (samples is None):
-        raise InputError("bench moses: expected model= or samples=, got both or none of them")
+    one_of("moses", model, samples)
     cases: dict[str, tuple[list[str | None], float, int]] = {}
     if samples is not None:
         whole = not isinstance(samples, str | os.PathLike)

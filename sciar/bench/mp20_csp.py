@@ -16,6 +16,7 @@ import numpy as np
 
 from sciar import datasets
 from sciar.bench import Progress, Result, front, published
+from sciar.bench.given import one_of
 from sciar.errors import InputError
 from sciar.metrics import crystal as metrics
 from sciar.metrics.distance import bootstrap
@@ -126,8 +127,7 @@ def answers(
     Raises:
         InputError: neither or both of model and samples, or a file that does not fit.
     """
-    if (model is None) == (samples is None):
-        raise InputError(f"bench {name}: expected model= or samples=, got both or none of them")
+    one_of(name, model, samples)
     if draws < 1:
         raise InputError(f"bench {name}: expected draws of at least 1, got {draws}; correct it")
     if model is not None:

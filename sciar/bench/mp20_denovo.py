@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sciar import datasets
 from sciar.bench import Progress, Result, front, published
+from sciar.bench.given import given, one_of
 from sciar.bench.mp20_csp import name_of
 from sciar.errors import InputError
 from sciar.metrics import crystal as metrics
@@ -47,16 +47,18 @@ def run_protocol(
     Raises:
         InputError: neither or both of model and samples, no draws, or keep out of range.
     """
-    if (model is None) == (samples is None):
-        raise InputError("bench mp20-denovo: expected model= or samples=, got both or none of them")
+    one_of("mp20-denovo", model, samples)
     if not 0 < keep <= 1:
         raise InputError(f"bench mp20-denovo: expected keep above 0 and at most 1, got {keep}")
     references, known = list(datasets.load("mp20", "test")), datasets.load("mp20", "train")
     progress("drawing", 0, 3)
-    drawn = front.de_novo(model, n or 10_000, seed, device, task="crystal") if model is not None else _given(samples, n)
+    if samples is not None:
+        found = given("mp20-denovo", samples, n)
+        crystals = [None if s is None or s.cell is None else s for s in found.structures]
+        drawn, notes = front.Drawn(crystals, found.scores, 0.0, 0), found.notes()
+    else:
+        drawn, notes = front.de_novo(model, n or 10_000, seed, device, task="crystal"), []
     structures = drawn.structures
-    if not structures:
-        raise InputError(f"bench mp20-denovo: expected draws, got none in {samples}")
     progress("judging", 1, 3)
     first = metrics.unique(structures, seconds)
     progress("novelty", 2, 3)
@@ -88,8 +90,9 @@ def run_protocol(
     if drawn.seconds:
         raw["seconds_per_1000"] = 1000 * drawn.seconds / len(structures)
     notes = [
+        *notes,
         "Charge balance by SMACT's 2014 states; distances of up to 1,000 valid draws to the test set; novelty against the training rows of "
-        "the data set at hand; COV-R, COV-P and energies are not measured."
+        "the data set at hand; COV-R, COV-P and energies are not measured.",
     ]
     total = len(structures)
     return Result("mp20-denovo", n or total, total, drawn.seconds, raw, ranked, intervals, published("mp20-denovo"), rows, notes)
@@ -99,17 +102,3 @@ def _unique_of(structures: Sequence[Structure | None], rows: Sequence[int], seco
     kept = np.zeros(len(structures), dtype=bool)
     kept[list(rows)] = metrics.unique([structures[i] for i in rows], seconds)
     return kept
-
-
-def _given(samples: Any, n: int | None) -> front.Drawn:
-    if isinstance(samples, (str, os.PathLike)):
-        from sciar.files import iter_read
-
-        found = [None if isinstance(s, str) or not s.n_atoms or s.cell is None else s for _, s in iter_read(Path(samples))]
-        scores = [float(str(s.info.get("SCIAR_SCORE", "nan"))) if s is not None else float("nan") for s in found]
-    else:
-        found = list(samples)
-        scores = [float("nan")] * len(found)
-    if n is not None:
-        found, scores = found[:n] + [None] * (n - len(found)), scores[:n] + [float("nan")] * (n - len(scores))
-    return front.Drawn(found, np.array(scores), 0.0, 0)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sciar.bench import Progress, Result, front, published
+from sciar.bench.given import Given, given, one_of
 from sciar.errors import InputError
 from sciar.metrics import molecule as metrics
 from sciar.structure import Structure
@@ -47,19 +47,19 @@ def run_protocol(
     Raises:
         InputError: neither or both of model and samples, or no draws.
     """
-    if (model is None) == (samples is None):
-        raise InputError("bench qm9: expected model= or samples=, got both or none of them")
+    one_of("qm9", model, samples)
     if not 0 < keep <= 1:
         raise InputError(f"bench qm9: expected keep above 0 and at most 1, got {keep}")
+    notes = ["Published rows are of 10,000 samples, EDM look-up, largest fragment. own_: by the bonds of the samples themselves."]
     progress("drawing", 0, 3)
     if model is not None:
         options: dict[str, Any] = {"score": True} if keep < 1 else {}
         label, drawn = front.name_of(model), front.de_novo(model, n or 10_000, seed, device, **options)
     else:
-        label, drawn = "samples" if not isinstance(samples, (str, os.PathLike)) else Path(samples).name, _given(samples, n, seed)
+        found = _data(n or 10_000, seed) if isinstance(samples, str) and samples == DATA else given("qm9", samples or (), n)
+        label, drawn = found.name, front.Drawn(found.structures, found.scores, 0.0, 0)
+        notes += found.notes()
     n_draws = len(drawn.structures)
-    if not n_draws:
-        raise InputError(f"bench qm9: expected draws, got none in {samples}")
     known = _training() if novelty else None
     progress("judging", 1, 3)
     judged = {"": [metrics.by_lookup(s) for s in drawn.structures]}
@@ -79,26 +79,14 @@ def run_protocol(
     rows = [{"model": label, "draws": n_draws, **raw}]
     if ranked is not None:
         rows.append({"model": f"{label}, best {keep:.0%} by score", "draws": n_draws, **ranked})
-    notes = ["Published rows are of 10,000 samples, EDM look-up, largest fragment. own_: by the bonds of the samples themselves."]
     return Result("qm9", n or n_draws, n_draws, drawn.seconds, raw, ranked, intervals, published("qm9"), rows, notes)
 
 
-def _given(samples: Any, n: int | None, seed: int) -> front.Drawn:
-    if isinstance(samples, str) and samples == DATA:
-        from sciar import datasets
+def _data(n: int, seed: int) -> Given:
+    from sciar import datasets
 
-        store = datasets.load("qm9")
-        rows = np.random.default_rng(seed).permutation(len(store))[: n or 10_000]
-        structures: list[Structure | None] = [store[int(row)] for row in rows]
-    elif isinstance(samples, (str, os.PathLike)):
-        import sciar
-
-        structures = [s if s is not None and s.n_atoms else None for s in sciar.read(Path(samples))]
-    else:
-        structures = list(samples)
-    if n is not None:
-        structures = structures[:n] + [None] * (n - len(structures))
-    return front.Drawn(structures, np.full(len(structures), np.nan), 0.0, 0)
+    store = datasets.load("qm9")
+    return Given(DATA, [store[int(row)] for row in np.random.default_rng(seed).permutation(len(store))[:n]])
 
 
 def _training() -> frozenset[str]:
