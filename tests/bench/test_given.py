@@ -10,14 +10,14 @@ from crystals import caesium_chloride, rock_salt
 from sciar import bench, datasets, files
 from sciar.bench.given import given
 from sciar.errors import InputError
-from sciar.structure import Structure
+from sciar.structure import SYMBOLS, Structure
 
 MOLECULES = datasets.samples("qm9")[:30]
 
 
 def xyz(molecule: Structure) -> str:
     """As scripts write it: the number of atoms, an empty comment, element and coordinates."""
-    lines = (f"{s} {x:.5f} {y:.5f} {z:.5f}" for s, (x, y, z) in zip(molecule.symbols, molecule.positions, strict=True))
+    lines = (f"{SYMBOLS[s]} {x:.5f} {y:.5f} {z:.5f}" for s, (x, y, z) in zip(molecule.numbers, molecule.positions, strict=True))
     return "\n".join([str(molecule.n_atoms), "", *lines]) + "\n"
 
 
