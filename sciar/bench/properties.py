@@ -1,7 +1,8 @@
-"""Property-conditioned molecules of QM9's kind, judged without a predictor: by the DFT values of those draws that QM9 contains.
+"""Property-conditioned molecules of QM9's kind, judged without a predictor.
 
-For each target the mean absolute error of the drawn molecules that are in QM9 (same graph; stereoisomers averaged), beside that of
-unconditional draws. `found` says how many of the draws that is: the error of the others is not known.
+For each target the mean absolute error of the drawn molecules, beside that of unconditional draws. Electronic properties are judged by the
+DFT values of those draws that QM9 contains (same graph; stereoisomers averaged), logP and QED by RDKit of every valid draw. `found` says
+how many of the draws could be judged: the error of the others is not known.
 """
 
 from __future__ import annotations
@@ -11,12 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from sciar import checkpoint
 from sciar.bench import Progress, Result, front
 from sciar.errors import InputError
 from sciar.metrics import molecule as metrics
 from sciar.structure import Structure
 
-TARGETS: Mapping[str, tuple[float, ...]] = {"gap_eV": (4.5, 6.0, 7.5, 9.0), "mu_D": (1.0, 3.0, 6.0), "alpha_bohr3": (60.0, 75.0, 90.0)}
+TARGETS: Mapping[str, tuple[float, ...]] = {
+    "gap_eV": (4.5, 6.0, 7.5, 9.0),
+    "mu_D": (1.0, 3.0, 6.0),
+    "alpha_bohr3": (60.0, 75.0, 90.0),
+    "logP": (-2.0, 0.0, 2.0),
+    "qed": (0.35, 0.45, 0.55),
+}
+COMPUTED = ("logP", "qed")
 
 
 def run_protocol(
@@ -30,7 +39,7 @@ def run_protocol(
     """Run the protocol.
 
     Args:
-        model: with words and properties.
+        model: of molecules or graphs, with at least one of the properties of TARGETS.
         n: draws per target.
         seed: of the draws.
         progress: told which target is drawn.
@@ -38,21 +47,26 @@ def run_protocol(
         device: where the model runs.
 
     Raises:
-        InputError: guidance below 0. DataError: QM9 is not to be had.
+        InputError: guidance below 0, or a model that knows none of the properties. DataError: QM9 is not to be had.
     """
     if guidance < 0:
         raise InputError(f"bench properties: expected guidance ≥ 0, got {guidance}")
     generator = front.load(model, device)
-    known = _values()
-    free = front.de_novo(generator, n, seed)
+    names = [name for name in TARGETS if name in generator.header["statistics"].get("properties", ())]
+    if not names:
+        raise InputError(f"bench properties: expected a model that knows one of {', '.join(TARGETS)}, got {front.name_of(model)}")
+    task = "molecule" if "molecule" in checkpoint.tasks(generator.header) else "graph"
+    known = _values() if set(names) - set(COMPUTED) else {}
+    free = front.de_novo(generator, n, seed, task=task)
     rows: list[dict[str, Any]] = []
     drawn, seconds = n, free.seconds
-    for k, (name, targets) in enumerate(TARGETS.items()):
-        for target in targets:
-            progress(f"{name} {target:g}", k, len(TARGETS))
-            asked = front.de_novo(generator, n, seed, properties={name: target}, guidance=guidance)
+    for k, name in enumerate(names):
+        base = _judged(free.structures, known, name)
+        for target in TARGETS[name]:
+            progress(f"{name} {target:g}", k, len(names))
+            asked = front.de_novo(generator, n, seed, task=task, properties={name: target}, guidance=guidance)
             drawn, seconds = drawn + n, seconds + asked.seconds
-            got, base = (_found(d.structures, known, name) for d in (asked, free))
+            got = _judged(asked.structures, known, name)
             rows.append(
                 {
                     "property": name,
@@ -65,10 +79,10 @@ def run_protocol(
             )
     raw = {
         f"{key}_{name}": float(np.mean([r[key] for r in rows if r["property"] == name]))
-        for name in TARGETS
+        for name in names
         for key in ("mae", "mae_unconditional", "found")
     }
-    notes = [f"guidance {guidance:g}; errors of the draws that are in QM9"]
+    notes = [f"guidance {guidance:g}; errors of the draws that are in QM9, of logP and qed of all valid draws"]
     return Result("properties", drawn, drawn, seconds, raw, rows=rows, notes=notes)
 
 
@@ -77,7 +91,7 @@ def _values() -> dict[str, dict[str, float]]:
     from sciar import datasets
 
     store = datasets.load("qm9")
-    columns = {name: np.asarray(store.column(name), dtype=float) for name in TARGETS}
+    columns = {name: np.asarray(store.column(name), dtype=float) for name in TARGETS if name not in COMPUTED}
     rows: dict[str, list[int]] = {}
     for row, text in enumerate(store.column("smiles")):
         if (name := metrics.canonical(str(text))) is not None:
@@ -85,15 +99,14 @@ def _values() -> dict[str, dict[str, float]]:
     return {name: {p: float(values[r].mean()) for p, values in columns.items()} for name, r in rows.items()}
 
 
-def _found(structures: Sequence[Structure | None], known: Mapping[str, Mapping[str, float]], name: str) -> np.ndarray:
-    from sciar.convert import to_smiles
+def _judged(structures: Sequence[Structure | None], known: Mapping[str, Mapping[str, float]], name: str) -> np.ndarray:
+    """Values of those draws of which the property is known."""
+    from rdkit import Chem
+    from rdkit.Chem import QED, Crippen
 
-    graphs = []
-    for structure in structures:
-        if structure is None or structure.bonds is None:
-            continue
-        try:
-            graphs.append(metrics.canonical(to_smiles(structure.replace(positions=None))))
-        except InputError:
-            continue
-    return np.array([known[g][name] for g in graphs if g is not None and g in known])
+    graphs = [record.smiles for s in structures if s is not None and (record := metrics.by_bonds(s)) is not None]
+    if name in COMPUTED:
+        compute = QED.qed if name == "qed" else Crippen.MolLogP
+        return np.array([compute(Chem.MolFromSmiles(smiles)) for smiles in graphs if smiles is not None])
+    found = [metrics.canonical(smiles) for smiles in graphs if smiles is not None]
+    return np.array([known[graph][name] for graph in found if graph is not None and graph in known])
