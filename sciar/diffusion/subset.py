@@ -45,8 +45,14 @@ def marginals(log_odds: Float[np.ndarray, "n"], m: int) -> Float[np.ndarray, "n"
     n = len(log_odds)
     odds = _odds(log_odds)
     before, after = _table(odds, m), _table(odds[::-1], m)[::-1]
-    without = np.array([sum(before[j, a] * after[j + 1, m - 1 - a] for a in range(m)) for j in range(n)]) if m else np.zeros(n)
+    without = (before[:n, :m] * after[1:, :m][:, ::-1]).sum(1)
     return np.asarray(odds * without / max(float(before[n, m]), 1e-300))
+
+
+def log_probability(log_odds: Float[np.ndarray, "n"], chosen: Int[np.ndarray, "m"]) -> float:
+    """ln p of a drawn subset."""
+    odds = _odds(log_odds)
+    return float(np.log(odds[chosen]).sum() - np.log(_table(odds, len(chosen))[-1, -1]))
 
 
 def draw(log_odds: Float[np.ndarray, "n"], m: int, stream: np.random.Generator) -> Int[np.ndarray, "m"]:
@@ -75,6 +81,6 @@ def _table(odds: np.ndarray, m: int) -> np.ndarray:
     """Row j: e_0 … e_m of the first j odds."""
     table = np.zeros((len(odds) + 1, m + 1))
     table[:, 0] = 1.0
-    for j, w in enumerate(odds):
-        table[j + 1, 1:] = table[j, 1:] + w * table[j, :-1]
+    for k in range(1, m + 1):
+        table[1:, k] = np.cumsum(odds * table[:-1, k - 1])
     return table

@@ -28,6 +28,8 @@ def test_partition_and_marginals_are_those_of_enumeration(log_odds: list[float],
     found = subset.log_partition(values, 4)
     assert found.shape == (5,) and abs(found[m].item() - np.log(total)) < 1e-6
     law = enumerated(log_odds, m)
+    for chosen, p in law.items():
+        assert abs(subset.log_probability(np.array(log_odds), np.array(chosen, dtype=np.int64)) - np.log(p)) < 1e-9
     marginals = [sum(p for s, p in law.items() if j in s) for j in range(len(log_odds))]
     assert np.allclose(subset.marginals(np.array(log_odds), m), marginals, atol=1e-9)
     found[m].backward()  # the gradient of ln e_m is the vector of marginals

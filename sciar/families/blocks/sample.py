@@ -484,8 +484,7 @@ class _Batch:
                 g.score += float(np.log(max(subset.marginals(odds, m)[pick], 1e-300) / m))
                 columns = columns[columns == pick]
             elif len(columns):
-                total = subset.log_partition(torch.from_numpy(odds), len(columns))[-1].item()
-                g.score += float(odds[columns].sum() - total)
+                g.score += subset.log_probability(odds, columns)
             else:
                 g.shown[row] = True
             for column in columns.tolist():
