@@ -7,10 +7,10 @@
 #SBATCH --time=12:00:00
 # with GPUs: #SBATCH --gpus-per-node=4, and --num-gpus "$SLURM_GPUS_ON_NODE" after each `ray start`
 set -euo pipefail
-export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS=1 RAY_AUTH_MODE=token
 head=$(hostname) port=${PORT:-6379} others=$((SLURM_JOB_NUM_NODES - 1))
 
-ray get-auth-token --generate > /dev/null 2>&1 || true # in the home folder, which the nodes share; older versions have none
+ray get-auth-token --generate > /dev/null # Ray 2.52 or newer; in the home folder, which the nodes share
 ray start --head --port "$port" --num-cpus "$SLURM_CPUS_PER_TASK" --disable-usage-stats
 trap 'ray stop' EXIT
 if ((others)); then

@@ -1,8 +1,9 @@
 """Many draws by many processes: a run cut into shards, drawn by Ray workers into a folder that the same call goes on with.
 
 Draw i is a function of (seed, i, weights) alone, and shard k is the draws k·shard … (k+1)·shard − 1, so it is the same whoever draws
-it and however often. Only the process that calls `generate` writes: a worker that is killed leaves nothing behind, and its shard goes
-to another one. `examples/slurm.sh` starts a cluster under SLURM.
+it and however often, to the last digit. (Shards of another size make other batches, which round differently.) Only the process that
+calls `generate` writes: a worker that is killed leaves nothing behind, and its shard goes to another one. `examples/slurm.sh` starts
+a cluster under SLURM.
 """
 
 from __future__ import annotations
@@ -255,8 +256,8 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Map
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
         quiet |= {"num_cpus": workers, "include_dashboard": False}
     try:
-        if place:  # Ray itself asks for a minute and more
-            socket.create_connection((place[1].strip("[]"), int(place[2])), timeout=WAIT).close()
+        if place:
+            _answers(place[1].strip("[]"), int(place[2]))
         ray.init(address=address, **quiet)
     except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise InputError(
@@ -266,6 +267,21 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Map
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _answers(host: str, port: int) -> None:
+    """Whether a gRPC server is there, in `WAIT` seconds for each step; Ray itself would ask for minutes.
+
+    Raises:
+        OSError: nobody, or somebody else.
+    """
+    with socket.create_connection((host, port), timeout=WAIT) as connection:
+        if os.environ.get("RAY_USE_TLS") in (None, "", "0"):
+            connection.sendall(
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+            )  # RFC 9113, 3.4: and empty settings
+            if connection.recv(4)[3:] != b"\4":  # which the server answers with its own
+                raise ConnectionError("something that is not Ray answers there")
 
 
 def _first_line(error: BaseException) -> str:
