@@ -37,6 +37,16 @@ def options_of(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     return free, options
 
 
+def with_value(words: Sequence[str], option: str, value: str) -> list[str]:
+    """The words with a value for `option` where it stands alone.
+
+    >>> with_value(["-n", "9", "--ray", "-o", "new"], "--ray", "local")
+    ['-n', '9', '--ray=local', '-o', 'new']
+    """
+    alone = [word == option and (after is None or after.startswith("-")) for word, after in zip(words, [*words[1:], None], strict=True)]
+    return [f"{word}={value}" if bare else word for word, bare in zip(words, alone, strict=True)]
+
+
 def value_of(word: str) -> Any:
     try:
         return json.loads(word)

@@ -232,7 +232,7 @@ def tasks(header: Mapping[str, Any]) -> tuple[str, ...]:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A neighbour of `path` to write to, which takes its place when the block ends well and vanishes otherwise."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # hidden, so that nobody who lists the folder reads half a file
     try:
         yield part
         os.replace(part, path)

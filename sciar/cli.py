@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sciar.arguments import lines_of, options_of, properties_of, range_of
+from sciar.arguments import lines_of, options_of, properties_of, range_of, with_value
 from sciar.bench import protocols
 from sciar.errors import InputError, SciarError
 
 if TYPE_CHECKING:
     from sciar.samples import Samples
+    from sciar.shards import Shards
 
 DONE, UNUSABLE, INTERRUPTED = 0, 2, 3
 OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}  # what is left goes to the model's sampler
@@ -52,6 +53,16 @@ DropInvalid = Annotated[bool, typer.Option("--drop-invalid", help="Leave invalid
 Retry = Annotated[int, typer.Option(help="Redraw each failure up to so many times.")]
 Keep = Annotated[float, typer.Option(help="Keep only this fraction, the best by score.")]
 Batch = Annotated[int | None, typer.Option("--batch-size", help="To begin with; out-of-memory halves it.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="By the workers of a Ray cluster, into the folder --out: local (if nothing follows), auto or HOST:PORT; run again to resume.",
+    ),
+]
+Shard = Annotated[int | None, typer.Option(help="With --ray: draws of one shard; 1000 if not given.")]
+Workers = Annotated[int | None, typer.Option(help="With --ray: processes; as many as there are cores or GPUs if not given.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Scaffold = Annotated[str | None, typer.Option(help="SMILES of a fragment the answer must contain, * where it may grow.")]
 Fixed = Annotated[Path | None, typer.Option(help="File with atoms that the answer must contain as they are.")]
@@ -106,6 +117,9 @@ def conformer(
         str | None, typer.Option(help="etkdg = RDKit's coordinates where every attempt failed; such samples say so.")
     ] = None,
     batch_size: Batch = None,
+    ray: Ray = None,
+    shard: Shard = None,
+    workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
     """Conformers of given molecules: sciar generate conformer CCO -n 10 -o ethanol.sdf"""
@@ -135,6 +149,9 @@ def molecule(
     retry: Retry = 0,
     keep: Keep = 1.0,
     batch_size: Batch = None,
+    ray: Ray = None,
+    shard: Shard = None,
+    workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
     """New molecules in 3D: sciar generate molecule -n 100 -o new.sdf"""
@@ -160,6 +177,9 @@ def graph(
     keep: Keep = 1.0,
     batch_size: Batch = None,
     then_3d: Annotated[bool, typer.Option("--then-3d", help="Coordinates for the valid ones, by the bundled conformer model.")] = False,
+    ray: Ray = None,
+    shard: Shard = None,
+    workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
     """New graphs: sciar generate graph -n 1000 -o new.smi"""
@@ -192,6 +212,9 @@ def crystal(
     retry: Retry = 0,
     keep: Keep = 1.0,
     batch_size: Batch = None,
+    ray: Ray = None,
+    shard: Shard = None,
+    workers: Workers = None,
     quiet: Quiet = False,
 ) -> None:
     """Crystals: sciar generate crystal LiFePO4 -n 20 -o lifepo4.cif"""
@@ -398,7 +421,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code."""
     click = typer.main.get_command(verbs)
     try:
-        result = click.main(args=list(arguments) if arguments is not None else None, prog_name="sciar", standalone_mode=False)
+        words = with_value(list(arguments) if arguments is not None else sys.argv[1:], "--ray", "local")
+        result = click.main(args=words, prog_name="sciar", standalone_mode=False)
         return result if isinstance(result, int) else DONE
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted; what was done is kept", INTERRUPTED)
@@ -431,16 +455,30 @@ def _generate(task: str, context: typer.Context, options: dict[str, Any], **argu
     report: Path | None = context.params["report"]
     if report is not None and not report.parent.is_dir():
         raise InputError(f"report: expected an existing folder, got {report.parent}; create it first")
+    cluster = {name: context.params[name] for name in ("shard", "workers") if context.params[name] is not None}
+    if cluster and context.params["ray"] is None:
+        raise InputError(f"generate: expected --ray with --{next(iter(cluster))}, got none; add --ray or leave it out")
     with _bar(context.params["quiet"], "sample") as progress:
-        samples = generate(task, progress=progress, **shared, **arguments, **options)
+        if context.params["ray"] is not None:
+            samples = _scaled(task, context.params["ray"], progress=progress, **cluster, **shared, **arguments, **options)
+        else:
+            samples = generate(task, progress=progress, **shared, **arguments, **options)
     _finish(samples, shared["out"], report)
 
 
-def _finish(samples: Samples, out: Path | None, report: Path | None) -> None:
+def _scaled(task: str, address: str, **arguments: Any) -> Shards:
+    if arguments["out"] is None:
+        raise InputError("generate: expected a folder for --ray, got none; add -o FOLDER")
+    from sciar import scale
+
+    return scale.generate(task, ray_address=address, **arguments)
+
+
+def _finish(samples: Samples | Shards, out: Path | None, report: Path | None) -> None:
     """Show or tell where the samples are, write the report, end with the summary and the right exit code."""
     if report is not None:
         report.write_text(json.dumps({**samples.report(), "argv": sys.argv}, indent=1) + "\n")
-    if out is None and len(samples) and samples.run.task != "crystal":
+    if out is None and isinstance(samples, Sequence) and len(samples) and samples.run.task != "crystal":
         typer.echo(samples.to_sdf() if any(v.structure.positions is not None for v in samples) else samples.to_smiles(), nl=False)
     for row, sentence in sorted(samples.run.refused.items())[:20]:
         typer.echo(f"row {row}: {sentence}", err=True)

@@ -175,11 +175,11 @@ def generate(
         raise InputError(f"stream: expected True, False or 'levels', got {stream!r}; correct it")
     if stream == "levels" and (retry or fallback):
         raise InputError("stream: expected neither retry= nor fallback= with 'levels', got one; leave it out")
-    generator, rows, all_options = _ready(request, how, model, device, options)
+    generator, rows, all_options = ready(request, how, model, device, options)
     if stream == "levels" and not generator.model.coarse_to_fine:
         raise InputError(f"stream: expected a model that draws coarse to fine for 'levels', got {generator.name!r}; use stream=True")
     if stream:
-        sampling = _sampling(generator, request, how, rows, all_options, None, seed if seed is not None else secrets.randbelow(2**31))
+        sampling = prepared(generator, request, how, rows, all_options, None, seed if seed is not None else secrets.randbelow(2**31))
         return sampling.previews() if stream == "levels" else _stream(sampling)
     if then_3d:
         flat = dataclasses.replace(how, out=None, drop_invalid=False)
@@ -198,8 +198,8 @@ def _in_3d(graphs: Samples, how: How, device: str | None) -> Samples:
         raise InputError(f"then_3d: expected a valid graph, got none ({rows[0].problem}); draw more of them")
     request = Request("conformer", 1, tuple(rows), {"task": "conformer", "n": 1, "smiles": [row.label or "" for row in rows]})
     how = dataclasses.replace(how, seed=graphs.run.seed, keep=1.0)
-    generator, ready, options = _ready(request, how, None, device, {})
-    return _draw(generator, request, how, ready, options)
+    generator, drawable, options = ready(request, how, None, device, {})
+    return _draw(generator, request, how, drawable, options)
 
 
 def rerun(report: Mapping[str, Any], **changes: Any) -> Samples:
@@ -226,7 +226,7 @@ def rerun(report: Mapping[str, Any], **changes: Any) -> Samples:
     return samples
 
 
-def _ready(
+def ready(
     request: Request, how: How, model: str | os.PathLike[str] | Generator | None, device: str | None, options: Mapping[str, Any]
 ) -> tuple[Generator, tuple[Row, ...], dict[str, Any]]:
     """The model, the rows it can draw and its sampler's options; the header is checked before the tensors are loaded."""
@@ -263,10 +263,18 @@ def _examined(row: Row, examine: Callable[[Any], object]) -> Row:
     return row
 
 
-def _sampling(
-    generator: Generator, request: Request, how: How, rows: tuple[Row, ...], options: Mapping[str, Any], journal: Journal | None, seed: int
+def prepared(
+    generator: Generator,
+    request: Request,
+    how: How,
+    rows: tuple[Row, ...],
+    options: Mapping[str, Any],
+    journal: Journal | None,
+    seed: int,
+    span: range | None = None,
 ) -> Sampling:
-    progress = _bar(len(rows) * request.n) if how.progress is True else how.progress
+    """The run of a checked request, or the samples `span` of it."""
+    progress = tqdm_bar(len(rows) * request.n) if how.progress is True else how.progress
     return Sampling(
         generator.tokenizer,
         generator.model,
@@ -280,6 +288,7 @@ def _sampling(
         "SCIAR_FORMULA" if request.task == "crystal" else "SCIAR_SMILES",
         journal,
         progress,
+        span,
     )
 
 
@@ -307,7 +316,7 @@ def _draw(generator: Generator, request: Request, how: How, rows: tuple[Row, ...
         if how.out is not None and not _is_device(how.out):
             journal = Journal(how.out, {"weights": sha256, "request": request.arguments, "options": options}, how.seed)
         seed = how.seed if how.seed is not None else journal.seed if journal and journal.seed is not None else secrets.randbelow(2**31)
-        sampling = _sampling(generator, request, how, rows, options, journal, seed)
+        sampling = prepared(generator, request, how, rows, options, journal, seed)
         live = _live(how)
         try:
             for record in sampling.records():
@@ -392,7 +401,8 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _bar(total: int) -> Callable[[int, int], None]:
+def tqdm_bar(total: int) -> Callable[[int, int], None]:
+    """A tqdm bar as a function of (done, requested)."""
     from tqdm.auto import tqdm
 
     bar = tqdm(total=total, unit="sample")

@@ -30,6 +30,11 @@ class Entry:
     calls: int
 
 
+def fingerprint(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of whatever makes a draw what it is."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
 class Journal:
     """Finished draws of one run by key (index, attempt); those of an earlier, interrupted run are there from the start.
 
@@ -48,8 +53,8 @@ class Journal:
         self.done: dict[tuple[int, int], Entry] = {}
         self.seconds = 0.0  # spent by earlier, interrupted runs
         self.seed = seed
-        fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-        whole = self._load(fingerprint) if self.path.exists() else 0
+        run = fingerprint(facts)
+        whole = self._load(run) if self.path.exists() else 0
         self._file: IO[bytes] = open(self.path, "r+b" if self.path.exists() else "w+b", buffering=0)  # noqa: SIM115 (closed by close)
         self._file.truncate(whole)
         self._file.seek(whole)
@@ -57,7 +62,7 @@ class Journal:
         if self.seed is None:
             self.seed = secrets.randbelow(2**31)
         if not whole:
-            self._line({"run": fingerprint, "seed": self.seed})
+            self._line({"run": run, "seed": self.seed})
 
     def add(self, key: tuple[int, int], entry: Entry, seconds: float) -> None:
         """Note a finished draw; on disk (in the system's hands) when this returns.
@@ -101,7 +106,7 @@ class Journal:
             raise
         self._size += len(line)
 
-    def _load(self, fingerprint: str) -> int:
+    def _load(self, run: str) -> int:
         """Read what is whole; the number of bytes that are."""
         size = 0
         with open(self.path, "rb") as file:
@@ -113,7 +118,7 @@ class Journal:
                 if content is None:  # the run was killed while it wrote this line
                     break
                 if number == 0:
-                    if content.get("run") != fingerprint or self.seed not in (None, content["seed"]):
+                    if content.get("run") != run or self.seed not in (None, content["seed"]):
                         raise InputError(
                             f"{self.path}: expected the journal of this run, got that of another one (other model, seed or arguments); "
                             "finish that run, choose another output name or delete the journal"

@@ -74,6 +74,7 @@ class Sampling:
         tag: name of the rows' labels in records.
         journal: finished draws are taken from and noted in it.
         progress: called with (samples done, samples requested).
+        span: numbers of the samples to draw, of rows × n; None = all.
     """
 
     tokenizer: Tokenizer
@@ -88,6 +89,7 @@ class Sampling:
     tag: str = "SCIAR_SMILES"
     journal: Journal | None = None
     progress: Callable[[int, int], None] | None = None
+    span: range | None = None
     n_drawn: int = 0
     n_valid: int = 0
     n_fallback: int = 0
@@ -111,11 +113,11 @@ class Sampling:
             OSError: the journal cannot be written.
         """
         self._begun = time.perf_counter()
-        total = len(self.rows) * self.n
+        span = self.span if self.span is not None else range(len(self.rows) * self.n)
         size = CHUNK * self.batch_size
-        for start in range(0, total, size):
-            slots = [Slot(i, *divmod(i, self.n)) for i in range(start, min(start + size, total))]
-            self._settle(slots, total)
+        for start in range(0, len(span), size):
+            slots = [Slot(i, *divmod(i, self.n)) for i in span[start : start + size]]
+            self._settle(slots, len(span))
             for slot in slots:
                 yield self.unsettled.pop(slot.index)
 

@@ -5,9 +5,12 @@ Its one parameter is the noise in Å. Some draws fail on purpose (`broken`), so 
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +36,7 @@ class ModelConfig:
     broken: float = 0.0
     slow: float = 0.0
     memory: int = 0  # batches above this size are out of memory; 0 = never
+    poison: str = ""  # a file: the process that finds it before draw 7 of a batch removes it and is killed
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,9 @@ class Model(contract.Model):
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
             for index in reversed(batch):  # any order is allowed
                 time.sleep(self.config.slow)
+                if self.config.poison and index - start == 7 and Path(self.config.poison).exists():
+                    Path(self.config.poison).unlink()
+                    os.kill(os.getpid(), signal.SIGKILL)
                 rng = np.random.default_rng(keys[index])
                 structure = self._drawn(prompts[index], rng)
                 if rng.random() < self.config.broken and structure.positions is not None:
