@@ -1,6 +1,6 @@
 # make setup   .venv with the versions of constraints.txt; does nothing when up to date
 # make demo    conformers of aspirin and (S)-ibuprofen, a few new molecules and crystals of TiO2, in demo_out/
-# make test    lint, types, tests;   make slow   the tests that take minutes;   make wheel   dist/
+# make test    lint, types, tests;   make slow   the tests that take minutes;   make wheel   dist/;   make docs   site/
 #
 # PYTHON=python3.12 make setup                          another interpreter (3.11 or newer)
 # PIP_EXTRA_INDEX_URL=<index of CPU wheels> make setup  torch without the CUDA libraries, where the default wheel brings them
@@ -12,7 +12,7 @@ STAMP := $(VENV)/.stamp
 OUT := demo_out
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test slow lint types wheel clean
+.PHONY: setup demo test slow lint types wheel docs clean
 
 setup: $(STAMP)
 
@@ -63,5 +63,9 @@ types: setup
 wheel: setup
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
+docs: setup
+	@$(BIN)/python -c 'import mkdocs, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]' -c constraints.txt
+	$(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OUT) site dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

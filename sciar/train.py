@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -356,7 +357,8 @@ def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
         source = str(structures.path)  # of a store; it names the checksum of what it was made from
     else:
         source = hashlib.sha256(json.dumps([structure_to_dict(s) for s in structures]).encode()).hexdigest()
-    facts = [config.family, dataclasses.asdict(tokenizer.config), label, source, len(structures), getattr(family.tokens, "VERSION", 1)]
+    version = getattr(sys.modules[family.Tokens.__module__], "VERSION", 1)  # of the encoding; a family may be one module
+    facts = [config.family, dataclasses.asdict(tokenizer.config), label, source, len(structures), version]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     folder = cache_dir() / "tokens" / f"{Path(label).name.replace(':', '-')}-{key}"
     if not (folder / "index.json").exists():

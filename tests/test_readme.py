@@ -1,9 +1,9 @@
 """The Python of the README runs as it stands, top to bottom."""
 
-import re
 from pathlib import Path
 
 import pytest
+import snippets
 
 import sciar
 
@@ -16,6 +16,7 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         pytest.skip("no bundled weights for conformers and molecules yet")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    for block in re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE):
-        exec(block, names)
+    for block in snippets.blocks(README):
+        if block.language == "python":
+            exec(block.text, names)
     assert (tmp_path / "ibuprofen.sdf").read_text().count("$$$$") == 5
