@@ -48,7 +48,7 @@ demo: setup
 	@ls $(OUT)/*.cif
 
 test: lint types
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile
 
 slow: setup
 	$(BIN)/pytest -m slow
