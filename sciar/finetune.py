@@ -18,6 +18,7 @@ from sciar.errors import DataError, InputError
 from sciar.structure import SYMBOLS, Structure
 
 BUDGET = 1024  # padded atoms of a batch
+LOOKED_AT = 10_000  # records of a part that the report encodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class DataReport:
     Args:
         read: records that could be read, and the rows that could not.
         unfit: records that the model cannot hold, by reason.
-        training, held_out: records of each part, as split by `split`.
+        total: training and held-out records as split by `split`, "" = the file's own split.
+        training, held_out: of the first `LOOKED_AT` of each, those that the model can hold; all other numbers are of these.
         repeated: records that occur more than once. leaked: held-out records that the training part holds as well.
         elements: how many records have each. atoms: fewest, median and most.
         properties: for each one asked for: records that have it, smallest, mean, largest value.
@@ -35,6 +37,7 @@ class DataReport:
 
     read: Report
     unfit: dict[str, int]
+    total: tuple[int, int]
     training: int
     held_out: int
     split: str
@@ -46,8 +49,12 @@ class DataReport:
 
     def __str__(self) -> str:
         lines = [self.read.summary()]
-        lines += [f"{count:,} do not fit the model: {reason}" for reason, count in self.unfit.items()]
-        parts = f"{self.training:,} for training, {self.held_out:,} held out (split by {self.split})"
+        lines += [f"{count:,} do not fit the model: {reason}" for reason, count in list(self.unfit.items())[:5]]
+        if len(self.unfit) > 5:
+            lines.append(f"{sum(self.unfit.values()):,} do not fit the model in all, for {len(self.unfit)} reasons")
+        if sum(self.total) > self.training + self.held_out + sum(self.unfit.values()):
+            lines.append(f"{self.total[0]:,} for training and {self.total[1]:,} held out in all; of the first {LOOKED_AT:,} of each:")
+        parts = f"{self.training:,} for training, {self.held_out:,} held out (split by {self.split or 'the column split'})"
         lines.append(f"{parts}; {self.repeated:,} repeats, {self.leaked:,} leaks")
         elements = " ".join(f"{e} {n:,}" for e, n in self.elements.items())
         lines.append(
@@ -76,8 +83,9 @@ def finetune(
             conformers, by what the first record is, that can hold most of the first hundred.
         folder: where the run is kept; default runs/<file>-<model>.
         properties: columns or tags of `source` that can be asked for afterwards: `generate(…, properties={name: value})`.
-        split: what held-out records must not share with training records: "scaffold", "formula" or "random"; default: scaffold for
-            molecules, formula for crystals, random for graphs. A tenth of the records, at most 512, is held out.
+        split: what held-out records must not share with training records: "scaffold", "formula" or "random"; default: the split of
+            `source` if it has one, else scaffold for molecules, formula for crystals, random for graphs, a tenth of the records and
+            at most 512.
         progress: told (step, steps, metrics). report: told what the data are, before training.
         train: fields of `sciar.config.TrainConfig`. Defaults for small data: 20 passes, at least 50 and at most 2000 steps, a small
             learning rate, averaged weights.
@@ -128,11 +136,12 @@ def plan(
         tokenizer = dataclasses.replace(
             tokenizer, properties=(*tokenizer.properties, *(p for p in properties if p not in tokenizer.properties))
         )
-    data = DataConfig(sets=(str(source),), validation=512, batch_tokens=BUDGET, split=split or default_split)
+    by = split or ("" if "train" in store.splits else default_split)
+    data = DataConfig(sets=(str(source),), validation=512, batch_tokens=BUDGET, split=by)
     parts = splits(str(source), data)
     facts = _report(family.Tokenizer(tokenizer), read, parts, data.split, properties)
     if not facts.training:
-        reasons = "; ".join(f"{n:,}: {reason}" for reason, n in facts.unfit.items())
+        reasons = "; ".join(f"{n:,}: {reason}" for reason, n in list(facts.unfit.items())[:5])
         raise DataError(f"finetune: expected records that {name} can hold in {source}, got none: {reasons}; take another model")
     steps = max(50, min(2000, 20 * int(store.n_atoms().sum()) // BUDGET))
     small = {"steps": steps, "warmup": steps // 20, "lr": 3e-4, "ema": 0.99, "save_every": 100, "validate_every": 100, "init": str(name)}
@@ -180,7 +189,7 @@ def _report(tokenizer: Any, read: Report, parts: Sequence[Sequence[Structure]], 
     sizes: list[int] = []
     values: dict[str, list[float]] = {name: [] for name in properties}
     for part, structures in enumerate(parts):
-        for structure in structures:
+        for structure in structures[:LOOKED_AT]:
             try:
                 tokenizer.encode(structure)
             except InputError as error:
@@ -199,7 +208,8 @@ def _report(tokenizer: Any, read: Report, parts: Sequence[Sequence[Structure]], 
     trained = set(names[0])
     return DataReport(
         read,
-        dict(unfit.most_common(5)),
+        dict(unfit.most_common()),
+        (len(parts[0]), len(parts[1])),
         len(names[0]),
         len(names[1]),
         split,

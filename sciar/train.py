@@ -269,7 +269,7 @@ def continued(config: Config, statistics: dict[str, Any]) -> dict[str, Any]:
     family, tokenizer, before = load_family(config.family), _tokenizer(config), header["statistics"]
     kept = {name: before[name] for name in tokenizer.normalisations if name in before}
     names = tuple(getattr(tokenizer.config, "properties", ()))
-    if "mean" in before:
+    if names and "mean" in before:
         earlier = fill(family.TokenizerConfig, header["tokenizer_config"], "tokenizer").properties
         for name in ("mean", "std"):
             now = dict(zip(names, statistics.get(name, [float(name == "std")] * len(names)), strict=True))

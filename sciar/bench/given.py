@@ -40,7 +40,7 @@ class Given:
             return []
         some = "; ".join(f"{row}: {reason}" for row, reason in list(self.problems.items())[:5])
         return [
-            f"{self.name}: {len(self.problems)} records cannot be read and count as failed draws: {some}{' …' * (len(self.problems) > 5)}"
+            f"{self.name}: {len(self.problems)} records cannot be used and count as failed draws: {some}{' …' * (len(self.problems) > 5)}"
         ]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from sciar.arguments import lines_of
 from sciar.bench import Progress, Result, front, published
-from sciar.bench.given import one_of
+from sciar.bench.given import Given, one_of
 from sciar.metrics import molecule, moses
 from sciar.metrics.fcd import Activations, activations, fcd
 
@@ -54,8 +54,9 @@ def run_protocol(
     one_of("moses", model, samples)
     cases: dict[str, tuple[list[str | None], float, int]] = {}
     if samples is not None:
-        whole = not isinstance(samples, str | os.PathLike)
-        cases["samples"] = (list(samples) if whole else [*lines_of(Path(samples))], 0.0, 0)  # type: ignore[arg-type]
+        file = isinstance(samples, str | os.PathLike)
+        texts: list[str | None] = [*lines_of(Path(samples))] if file else list(samples)  # type: ignore[arg-type]
+        cases[Path(samples).name if file else "samples"] = (texts, 0.0, 0)  # type: ignore[arg-type]
     else:
         for name, drawn in front.graphs(model, n, seed, device, masked, lambda what, done: progress(what, done, 4)).items():
             judged = [molecule.by_bonds(structure) for structure in drawn.structures]
@@ -66,8 +67,13 @@ def run_protocol(
     seen = frozenset(train if train is not None else _lines("train"))
     progress("judging", 3, 4)
     rows: list[dict[str, Any]] = []
+    notes = ["Strict validity of whatever was drawn; all else of the valid ones, canonical, repeats included. Graph papers quote TestSF."]
     for name, (drawn_smiles, seconds, calls) in cases.items():
         canonical, passed = moses.judged(drawn_smiles)
+        if samples is not None:
+            pairs = zip(drawn_smiles, canonical, strict=True)
+            refused = {k: f"{text}: not valid" for k, (text, accepted) in enumerate(pairs) if text and accepted is None}
+            notes += Given(name, [], refused).notes()
         valid = [text for text in canonical if text is not None]
         row: dict[str, Any] = {"model": name, "draws": len(canonical), "valid": len(valid) / max(1, len(canonical))}
         if len(valid) > 1:
@@ -78,7 +84,6 @@ def run_protocol(
         if seconds:
             row |= {"seconds_per_1000": 1000 * seconds / len(canonical), "network_calls_per_sample": calls / len(canonical)}
         rows.append(row)
-    notes = ["Strict validity of whatever was drawn; all else of the valid ones, canonical, repeats included. Graph papers quote TestSF."]
     if not chemnet:
         notes.append("no FCD: pip install 'sciar[bench]'")
     raw = {key: value for key, value in rows[0].items() if key not in ("model", "draws")}

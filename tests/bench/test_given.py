@@ -34,7 +34,7 @@ def test_broken_records_are_failures_with_a_reason(tmp_path: Path) -> None:
     path.write_text("CCO\nC1CC\nCCN\nc1ccc1X\n")
     result = bench.run("zinc250k", samples=path, novelty=False)
     assert result.n_drawn == 4 and result.raw["valid"] == 0.5
-    assert any("some.smi: 2 records cannot be read" in note and "1: " in note and "3: " in note for note in result.notes)
+    assert any("some.smi: 2 records cannot be used" in note and "1: " in note and "3: " in note for note in result.notes)
     assert result.rows[0]["model"] == "some.smi"
 
 

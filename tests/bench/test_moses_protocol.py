@@ -14,6 +14,7 @@ def test_a_strangers_file_and_a_list_give_the_same_numbers(tmp_path: Path) -> No
     own = {"references": {"Test": TEST, "TestSF": TEST[2:]}, "train": TEST[:1]}
     result, same = bench.run("moses", samples=path, **own), bench.run("moses", samples=["CCOc1ccccc1", None, "C1CC", "CCN"], **own)
     assert result.raw == pytest.approx(same.raw, nan_ok=True) and result.n_drawn == 4
+    assert any("samples.smi: 1 records cannot be used" in note and "2: C1CC" in note for note in result.notes)
     assert result.raw["valid"] == 0.5 and result.raw["novel"] == 0.5
     assert 0 < result.raw["SNN/Test"] < 1 and result.published
     assert ("FCD/TestSF" in result.raw) == ("FCD/Test" in result.raw)
