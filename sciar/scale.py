@@ -15,7 +15,9 @@ import dataclasses
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -255,6 +257,7 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Map
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
         quiet |= {"num_cpus": workers, "include_dashboard": False}
+    before = signal.getsignal(signal.SIGTERM)  # Ray sets its own and leaves it there
     try:
         if place:
             _answers(place[1].strip("[]"), int(place[2]))
@@ -267,6 +270,8 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Map
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _answers(host: str, port: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 
 from sciar.convert import from_smiles
@@ -20,9 +20,10 @@ def graphs(smiles: Iterable[tuple[int, str, str]]) -> Iterator[Structure | Rejec
     The SMILES as it is written is kept in `info`.
     """
     rows = iter(smiles)
-    with multiprocessing.Pool() as pool:
+    # an executor asks its workers to end; a Pool sends SIGTERM, which a worker that inherits a handler may miss and wait for ever
+    with ProcessPoolExecutor() as pool:
         while batch := list(islice(rows, _BATCH)):
-            yield from pool.imap(_graph, batch, chunksize=256)
+            yield from pool.map(_graph, batch, chunksize=256)
 
 
 def _graph(line: tuple[int, str, str]) -> Structure | Rejected:
