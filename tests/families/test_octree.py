@@ -15,11 +15,13 @@ from sciar.batch import Batch, collate
 from sciar.checkpoint import open_weights
 from sciar.errors import InputError
 from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
-from sciar.families.octree.constraints import Room, allowed_bytes, scaffold_atoms
+from sciar.families.octree.constraints import Room, allowed_bytes, scaffold_atoms, wish_of
+from sciar.families.octree.events import events_of
 from sciar.families.octree.model import hidden_masks, random_rotations
 from sciar.families.octree.options import Options
 from sciar.families.octree.proofread import Cells, element_logits, exchanged, finished
 from sciar.families.octree.rows import Rows, choose
+from sciar.families.octree.tree import morton
 from sciar.notation import parse_formula
 from sciar.prompt import Prompt
 from sciar.structure import Structure
@@ -212,9 +214,31 @@ def test_published_parameters_and_first_loss(molecules: list) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("place", ["bins", "diffusion"])
 def test_cached_equals_teacher_forced(tokenizer: Tokenizer, layout: str, place: str) -> None:
+    check_cache(made(tokenizer, layout=layout, place=place), Prompt(n_atoms=(6, 9)))
+
+
+@pytest.mark.parametrize("place", ["bins", "refined"])
+def test_all_events_know_the_given_atoms(tokenizer: Tokenizer, molecules: list, place: str) -> None:
+    part = molecules[3].subset(np.arange(4)).replace(bonds=None)
+    prompt = Prompt(fixed=part, n_atoms=(9, 9))
+    model = made(tokenizer, place=place, given=0.5)
+    told, untold = check_cache(model, prompt), check_cache(made(tokenizer, place=place), prompt)
+    assert len(told) and not torch.equal(told[0], untold[0])  # from the first byte on
+    check_sampler(model, tokenizer, [prompt, Prompt(), Prompt(n_atoms=(5, 8))], **PLAIN)
+
+
+def test_training_tells_some_atoms(batch: Batch, tokenizer: Tokenizer) -> None:
+    model = made(tokenizer, given=0.5).train()
+    events = model.events(batch)
+    counts = torch.stack([told.sum(1) for _ in range(50) if (told := model._given(events, None)) is not None])
+    assert 0.4 < (counts > 0).float().mean() < 0.6 and int(counts.max()) <= 16 and (counts < events.leaf.sum(1)).all()
+    assert model.eval()._given(events, None) is None
+    check_raises(lambda: ModelConfig(given=0.5, around=False), InputError, "around", "given")
+
+
+def check_cache(model: Model, prompt: Prompt) -> torch.Tensor:
     """The states from which a molecule was drawn, step by step with a cache, are those of one pass over the finished molecule."""
-    model = made(tokenizer, layout=layout, place=place).eval()
-    kept: list[torch.Tensor] = []
+    tokenizer, kept = model.eval().tokenizer, []
     original = Rows._states
 
     def noted(self: Rows, count: torch.Tensor) -> torch.Tensor:
@@ -224,20 +248,31 @@ def test_cached_equals_teacher_forced(tokenizer: Tokenizer, layout: str, place: 
 
     Rows._states = noted  # type: ignore[method-assign]
     try:
-        draw = next(iter(model.sample([Prompt(n_atoms=(6, 9))], [(3, 0)], steps=2, **PLAIN)))
+        draw = next(iter(model.sample([prompt], [(3, 0)], steps=2, **PLAIN)))
     finally:
         Rows._states = original  # type: ignore[method-assign]
-    structure = tokenizer.decode(draw.tokens)
-    from sciar.families.octree.events import events_of
-
+    structure = tokenizer.decode(dataclasses.replace(draw.tokens, pose=None))
     x = torch.tensor(structure.positions).float() + tokenizer.grid.side / 2
     element = torch.from_numpy(tokenizer.codes[structure.numbers])
-    events = events_of(tokenizer.grid, torch.zeros(len(x), dtype=torch.long), element, x, 1)
-    condition = model.conditions(torch.full((1, 13), float("nan")))
+    events = model.as_seen(events_of(tokenizer.grid, torch.zeros(len(x), dtype=torch.long), element, x, 1))
+    given = None
+    if prompt.fixed is not None and model.config.given:
+        leaves = morton(tokenizer.grid.quantise(events.exact(tokenizer.grid)) // tokenizer.grid.bins)
+        given = torch.isin(leaves, torch.from_numpy(wish_of(tokenizer, prompt, (3, 0)).code)) & events.leaf
+        assert given.sum() == prompt.fixed.n_atoms
     with torch.no_grad():
-        h = model.states(events, condition)[0]
+        condition = model.conditions(_told(model, prompt))
+        h = model.states(events, condition, given=given)[0]
     assert draw.calls == len(kept) == len(draw.tokens.tree) + len(draw.tokens.element)
     assert (torch.stack(kept) - h[: len(kept)]).abs().max() < 1e-4
+    return torch.stack(kept)
+
+
+def _told(model: Model, prompt: Prompt) -> torch.Tensor:
+    values = torch.full((1, 13), float("nan"))
+    if prompt.n_atoms and prompt.n_atoms[0] == prompt.n_atoms[1]:
+        values[0, 0] = model.scaled(torch.tensor([float(prompt.n_atoms[0])]), torch.zeros(1, 5), torch.zeros(1, 7))[0, 0]
+    return values
 
 
 def test_events_of_a_level_can_be_drawn_together(tokenizer: Tokenizer) -> None:

@@ -43,6 +43,7 @@ from sciar.prompt import Prompt
 MASK, CLOSE, FIRST_ELEMENT = 0, 256, 257  # ids of contents; 1 … 255 are occupancy bytes
 LEFT = 64  # open nodes that are told apart
 FREQUENCIES = 16
+GIVEN = 16  # most atoms that training tells beforehand
 PAIR, SHELLS = 32, 4  # features of a displacement, and shells around the query whose directions are told apart
 
 
@@ -69,6 +70,8 @@ class ModelConfig:
         property_head: there is one although property_weight is 0, so that a stage that trains something else keeps it.
         jitter, shift: training only: a random shift in cells, normal and whole (-shift … shift).
         deletion: training only: most of the level-1 nodes that are left out.
+        given: training only: share of the records of which some atoms are known beforehand, as fixed ones are in drawing; 0 = fixed
+            atoms are met only when their turn comes.
         dropout: of embeddings and head inputs. drop_block: of whole blocks, rising linearly with depth.
     """
 
@@ -99,6 +102,7 @@ class ModelConfig:
     jitter: float = 0.1
     shift: int = 0
     deletion: float = 0.0
+    given: float = 0.0
     dropout: float = 0.0
     drop_block: float = 0.0
 
@@ -115,6 +119,8 @@ class ModelConfig:
             raise InputError(
                 "ModelConfig.around: expected False with deletion above 0, got True: deleted nodes have no place; set one of the two"
             )
+        if self.given and not self.around:
+            raise InputError("ModelConfig.around: expected True with given above 0, got False; set one of the two")
         if not any(
             (self.tree_weight, self.element_weight, self.place_weight, self.property_weight, self.refiner_layers * self.refiner_weight)
         ):
@@ -277,11 +283,16 @@ class Model(AbstractModel):
         return found
 
     def states(
-        self, events: Events, condition: Float[Tensor, "b 1 d"] | None, generator: torch.Generator | None = None
+        self,
+        events: Events,
+        condition: Float[Tensor, "b 1 d"] | None,
+        generator: torch.Generator | None = None,
+        given: Bool[Tensor, "b t"] | None = None,
     ) -> Float[Tensor, "b t s"]:
         """For every event, the state from which it is to be drawn: it has read the events before it and knows where it is.
 
         The heads take it apart: `width` numbers of the trunk, then what is known of the children, if anything is.
+        `given`: atoms that all events know.
         """
         kind = torch.where(events.leaf, FIRST_ELEMENT + events.element, torch.where(events.tree, events.byte, CLOSE))
         content = self.content(kind, events.level, torch.where(events.leaf[..., None], events.bins, self.null))
@@ -289,7 +300,7 @@ class Model(AbstractModel):
         exact = events.exact(self.grid)
         known = None
         if self.config.around:
-            more, known = self.surroundings(*frontier(events, self.grid, self.tokenizer.config.max_atoms))
+            more, known = self.surroundings(*frontier(events, self.grid, self.tokenizer.config.max_atoms, given))
             place = place + more
         if self.config.layout == "fused":
             first = torch.zeros_like(content[:, :1])
@@ -332,7 +343,7 @@ class Model(AbstractModel):
         events = self.events(batch, generator)
         properties = batch["properties"][:, 0]
         condition, free = self._conditions(batch, events, properties, generator)
-        h = self.states(events, condition, generator)
+        h = self.states(events, condition, generator, self._given(events, generator))
         tree, leaf = events.tree, events.leaf
         parts = {"tree": F.cross_entropy(self.byte_logits(self._dropped(h[tree], generator)), events.byte[tree] - 1)}
         h = h[..., : c.width]
@@ -408,6 +419,21 @@ class Model(AbstractModel):
         groups = torch.rand(b, 2 + properties.shape[1], generator=generator, device=device) < 0.5
         kept = torch.cat([groups[:, :1], groups[:, 1:2].expand(b, self.n_elements), groups[:, 2:]], 1) & ~free[:, None]
         return self.conditions(values.where(kept, float("nan"))), free
+
+    def _given(self, events: Events, generator: torch.Generator | None) -> Bool[Tensor, "b t"] | None:
+        """Atoms that training tells beforehand: of some records up to `GIVEN` of those nearest to a random point."""
+        if not (self.training and self.config.given):
+            return None
+        leaf, device = events.leaf, events.centre.device
+        b, atoms = len(leaf), leaf.sum(1)
+        told = torch.rand(b, generator=generator, device=device) < self.config.given
+        count = 1 + (torch.rand(b, generator=generator, device=device) * (atoms - 1).clamp(max=GIVEN)).long()
+        # around an atom, or, from farther away, a side of the molecule
+        seed = torch.rand(leaf.shape, generator=generator, device=device).masked_fill(~leaf, -1).argmax(1)
+        point = events.centre[torch.arange(b, device=device), seed] + 3 * torch.randn(b, 3, generator=generator, device=device)
+        distance = (events.centre - point[:, None]).square().sum(-1).masked_fill(~leaf, torch.inf)
+        rank = distance.argsort(1).argsort(1)
+        return leaf & (rank < count[:, None]) & told[:, None]
 
     def _property_loss(self, h: Tensor, events: Events, properties: Tensor, free: Tensor) -> Tensor:
         """Mean absolute error of standardised properties, read by the closing event of records that were told nothing."""

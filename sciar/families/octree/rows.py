@@ -24,7 +24,7 @@ from sciar.families.octree.heads import log_likelihood
 from sciar.families.octree.model import FIRST_ELEMENT, with_children
 from sciar.families.octree.options import Options
 from sciar.families.octree.proofread import Cells, finished
-from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME
+from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME, with_given
 from sciar.families.octree.tokens import Tokens
 from sciar.family import Draw
 from sciar.nn.cache import StaticCache
@@ -98,6 +98,7 @@ class Rows:
         self.at, self.end, self.level_end, self.made, self.floor, self.last, self.calls = (zeros() for _ in range(7))
         self.atoms, self.due = zeros(2), zeros(model.n_elements)
         self.fixed, self.fixed_element, self.fixed_bins = zeros(fixed), zeros(fixed), zeros(fixed, 3)
+        self.knows_given = bool(c.given) and any(len(job.wish.code) for job in jobs)
         self.noise = zeros(last, 4, dtype=torch.float64)
         self.score = zeros(3, dtype=torch.float64)
         self.dead = zeros(dtype=torch.bool)
@@ -220,8 +221,9 @@ class Rows:
         tokens = self._tokens(r, job.wish, end)
         at = slice(end - len(tokens.element), end)
         held = self.fixed[r][self.fixed[r] >= 0]
+        corner = self.grid.centre(self.code[r, at], self.level[r, at]).float() - (self.grid.side + self.grid.cell) / 2
         cells = Cells(
-            x=self.position[r, at][None] - self.grid.side / 2,
+            x=(corner + torch.from_numpy(tokens.bins).to(self.device) * self.grid.step)[None],
             element=self.element[r, at][None].clone(),
             mask=torch.ones(1, len(tokens.element), dtype=torch.bool, device=self.device),
             free=(self.code[r, at, None] != held).all(1)[None],
@@ -254,6 +256,8 @@ class Rows:
         inner = int((self.level[r, :events] > 0).sum())
         tree, element, bins = (s[r].cpu().numpy().copy() for s in (self.byte, self.element, self.bins))
         atoms = events - inner
+        if atoms:
+            bins[inner + np.searchsorted(self.code[r, inner:events].cpu().numpy(), wish.code)] = wish.bins  # the trunk saw others
         return Tokens(
             tree=tree[:inner],
             element=element[inner:events],
@@ -399,8 +403,16 @@ class Rows:
         kind = torch.where(found[:, None] == level[..., None], SAME, FINER)
         drawn = (found == 0) & (at < self.at[:, None])
         kind = torch.where(drawn[:, None], ELEMENT + self.element[row, at][:, None], kind)
+        if self.knows_given:
+            same = self.code[row, at][..., None] == self.fixed[:, None]
+            element = self.fixed_element.gather(1, same.long().argmax(-1))
+            kind = torch.where(same.any(-1)[:, None] & (level == 0)[..., None], ELEMENT + element[:, None], kind)
         kind = torch.where(there[:, None] & (at[:, None] != coming[..., None]), kind, NOTHING)
-        return centre[:, None].expand(-1, coming.shape[1], -1, -1), kind
+        places = centre[:, None].expand(-1, coming.shape[1], -1, -1)
+        if not self.knows_given:
+            return places, kind
+        given_at = self.grid.centre(self.fixed.clamp(min=0), torch.zeros_like(self.fixed)).float()
+        return with_given(places, kind, level, given_at, torch.where(self.fixed >= 0, self.fixed_element, NOTHING - ELEMENT))
 
     def _atom(self, h: Tensor, at: Tensor, drawn: Tensor, centre: Tensor, inside: Tensor) -> None:
         """Element and place of the rows that are at a leaf."""
@@ -420,7 +432,7 @@ class Rows:
             room_of = None if room is None else room[row, element]
             bins, places = self._bins(h, element, noise, room_of, given, self.fixed_bins[row, which])
         elif model.config.place == "refined":
-            bins = torch.where(given[:, None], self.fixed_bins[row, which], self.grid.bins // 2)
+            bins = torch.full_like(self.bins[:, 0], self.grid.bins // 2)  # of given atoms too: the trunk knows no other
             places = torch.zeros_like(likely)
         else:
             start = torch.special.ndtri(noise[:, 1:].clamp(1e-12, 1 - 1e-12)).float()

@@ -5,6 +5,8 @@ While an octree is drawn, the queue of open nodes and their finished siblings' c
 have to infer each of these from bytes of the parents' level. Here they are given: for each child and each kind of
 cube a sum of Gaussians of the distances, which turns with the molecule only as the cube does. One small network reads the eight.
 
+Atoms that are given beforehand (a scaffold, fixed atoms) belong to the frontier of every node, with their elements.
+
 Ours; after the local densities of Bartók et al. 2013 (SOAP). Positions of the frontier follow from events already drawn, so
 nothing is seen too early, and as nothing in the sums is learnt, no gradient visits the pairs.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sciar.families.octree.events import Events
@@ -87,10 +89,13 @@ class Children(nn.Module):
         return logits
 
 
-def frontier(events: Events, grid: Grid, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def frontier(
+    events: Events, grid: Grid, most: int, given: Bool[Tensor, "b t"] | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Arguments of `Surroundings` for whole sequences of trees with at most `most` atoms.
 
     The frontier of node i are the events after it up to its first child; of an atom all other atoms, with the elements of those before it.
+    `given`: atoms that are known beforehand.
     """
     t, device = events.level.shape[1], events.level.device
     event = torch.arange(t, device=device)
@@ -102,7 +107,27 @@ def frontier(events: Events, grid: Grid, most: int) -> tuple[Tensor, Tensor, Ten
     at = slot.clamp(max=t - 1)
     record = torch.arange(len(at), device=device)[:, None, None]
     kind = torch.where(events.level[record, at] == events.level[..., None], SAME, FINER)
-    kind = torch.where(events.leaf[..., None] & (at < event[:, None]), ELEMENT + events.element[record, at], kind)
+    known = at < event[:, None] if given is None else (at < event[:, None]) | given[record, at]
+    kind = torch.where(events.leaf[..., None] & known, ELEMENT + events.element[record, at], kind)
     there = (slot < end) & (at != event[:, None]) & (events.level >= 0)[..., None]
     kind = torch.where(there, kind, NOTHING)
-    return events.centre, grid.edge(events.level), events.level + 1, events.centre[record, at], kind
+    places = events.centre[record, at]
+    if given is not None:
+        first = given.long().argsort(dim=1, descending=True, stable=True)[:, : int(given.sum(1).max())]
+        row = record[:, 0]
+        element = torch.where(given[row, first], events.element[row, first], NOTHING - ELEMENT)
+        places, kind = with_given(places, kind, events.level, events.centre[row, first], element)
+    return events.centre, grid.edge(events.level), events.level + 1, places, kind
+
+
+def with_given(
+    places: Float[Tensor, "b q k 3"],
+    kind: Int[Tensor, "b q k"],
+    level: Int[Tensor, "b q"],
+    given_at: Float[Tensor, "b g 3"],
+    element: Int[Tensor, "b g"],
+) -> tuple[Float[Tensor, "b q n 3"], Int[Tensor, "b q n"]]:
+    """The frontier and the atoms given beforehand (`element` NOTHING - ELEMENT = none); that of an atom holds them already."""
+    q = level.shape[1]
+    more = torch.where((level > 0)[..., None], ELEMENT + element[:, None], NOTHING)
+    return torch.cat([places, given_at[:, None].expand(-1, q, -1, -1)], 2), torch.cat([kind, more], 2)
