@@ -26,7 +26,6 @@ from sciar.prompt import Prompt
 from sciar.structure import NUMBERS, Structure
 
 ANY = 10_000  # atoms of an element, where none is counted
-OFFSET = 1.0  # Å; how far the middle of given atoms may be from that of the molecule, along each axis
 BOND_MARGIN = 0.25  # Å above the sum of covalent radii that still counts as a neighbour
 
 
@@ -57,8 +56,13 @@ def wish_of(
     tokenizer: Tokenizer,
     prompt: Prompt,
     key: tuple[int, int],
+    offset: float = 0.0,
 ) -> Wish:
     """The constraints of a prompt; fixed atoms are laid into the cube at random, as a function of the key.
+
+    Args:
+        offset: how far the middle of fixed atoms lies from that of the cube along each axis, Å (normal); for a network that was not
+            trained with given atoms and takes the middle of the cube for that of the molecule.
 
     Raises:
         InputError: constraints that contradict each other, exceed the cube, or name what the tokenizer does not hold.
@@ -95,7 +99,7 @@ def wish_of(
     if fixed is None:
         nothing = np.zeros(0, dtype=np.int64)
         return Wish((fewest, min(most, c.max_atoms)), due, counts, nothing, nothing, nothing.reshape(0, 3), None, prompt.properties)
-    code, element, bins, pose = _laid(tokenizer, fixed, key)
+    code, element, bins, pose = _laid(tokenizer, fixed, key, offset)
     if len(code) > most:
         raise InputError(f"fixed: expected at most the {most} atoms of n_atoms= or the formula, got {len(code)}; fix fewer")
     held = np.bincount(element, minlength=len(c.elements))
@@ -108,8 +112,10 @@ def wish_of(
     return Wish((max(fewest, len(code)), min(most, c.max_atoms)), due, counts, code, element, bins, pose, prompt.properties)
 
 
-def _laid(tokenizer: Tokenizer, fixed: Structure, key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Leaves of given atoms after a random turn and a shift of about 1 Å: where the rest will be is not known."""
+def _laid(
+    tokenizer: Tokenizer, fixed: Structure, key: tuple[int, int], offset: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Leaves of given atoms after a random turn and a shift of about `offset`."""
     tokenizer.check(fixed)
     assert fixed.positions is not None
     rng = np.random.default_rng([*key, 1])
@@ -118,7 +124,7 @@ def _laid(tokenizer: Tokenizer, fixed: Structure, key: tuple[int, int]) -> tuple
     middle = fixed.positions.mean(0)
     x = (fixed.positions - middle) @ turn.T
     room = grid.side / 2 - np.abs(x).max() - grid.step
-    shift = np.clip(OFFSET * rng.standard_normal(3), -room, room)
+    shift = np.clip(offset * rng.standard_normal(3), -room, room)
     p = grid.quantise(torch.from_numpy(x + shift + grid.side / 2))
     code = morton(p // grid.bins).numpy()
     order = np.argsort(code)

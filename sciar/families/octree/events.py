@@ -24,6 +24,7 @@ class Events:
         left: nodes of its level from this one on.
         byte: occupancy of a tree node, else 0. element: of an atom, else 0. bins: steps of an atom inside its cell, else 0.
         mask: True = real, the closing event included.
+        given: atoms that every event knows (fixed atoms); None = none.
     """
 
     level: Int[Tensor, "b t"]
@@ -33,6 +34,7 @@ class Events:
     element: Int[Tensor, "b t"]
     bins: Int[Tensor, "b t 3"]
     mask: Bool[Tensor, "b t"]
+    given: Bool[Tensor, "b t"] | None = None
 
     @property
     def tree(self) -> Bool[Tensor, "b t"]:
@@ -53,6 +55,7 @@ def events_of(
     element: Int[Tensor, "n"],
     x: Float[Tensor, "n 3"],
     records: int,
+    given: Bool[Tensor, "n"] | None = None,
     deleted: Float[Tensor, "r"] | None = None,
     generator: torch.Generator | None = None,
     multiple: int = 8,
@@ -60,6 +63,7 @@ def events_of(
     """The events of points given record after record, x from the corner of the cube.
 
     Args:
+        given: points that every event knows.
         deleted: for each record the share of level-1 nodes that are left out (an augmentation of the published recipe).
         multiple: sequences are padded to a multiple of it: few shapes, few compiled kernels.
 
@@ -86,6 +90,7 @@ def events_of(
 
     inner = len(place) - len(order)
     zeros = torch.zeros(inner, dtype=torch.long, device=device)
+    told = None if given is None else padded(torch.cat([zeros.bool(), given[order]]), False)
     return Events(
         level=padded(forest.level, END),
         centre=padded(grid.centre(forest.code, forest.level).float(), grid.side / 2, (3,)),
@@ -94,4 +99,5 @@ def events_of(
         element=padded(torch.cat([zeros, element[order]]), 0),
         bins=padded(torch.cat([zeros[:, None].expand(inner, 3), p % grid.bins]), 0, (3,)),
         mask=torch.arange(width, device=device) <= lengths[:, None],
+        given=told,
     )

@@ -283,16 +283,11 @@ class Model(AbstractModel):
         return found
 
     def states(
-        self,
-        events: Events,
-        condition: Float[Tensor, "b 1 d"] | None,
-        generator: torch.Generator | None = None,
-        given: Bool[Tensor, "b t"] | None = None,
+        self, events: Events, condition: Float[Tensor, "b 1 d"] | None, generator: torch.Generator | None = None
     ) -> Float[Tensor, "b t s"]:
         """For every event, the state from which it is to be drawn: it has read the events before it and knows where it is.
 
         The heads take it apart: `width` numbers of the trunk, then what is known of the children, if anything is.
-        `given`: atoms that all events know.
         """
         kind = torch.where(events.leaf, FIRST_ELEMENT + events.element, torch.where(events.tree, events.byte, CLOSE))
         content = self.content(kind, events.level, torch.where(events.leaf[..., None], events.bins, self.null))
@@ -300,7 +295,7 @@ class Model(AbstractModel):
         exact = events.exact(self.grid)
         known = None
         if self.config.around:
-            more, known = self.surroundings(*frontier(events, self.grid, self.tokenizer.config.max_atoms, given))
+            more, known = self.surroundings(*frontier(events, self.grid, self.tokenizer.config.max_atoms))
             place = place + more
         if self.config.layout == "fused":
             first = torch.zeros_like(content[:, :1])
@@ -343,7 +338,7 @@ class Model(AbstractModel):
         events = self.events(batch, generator)
         properties = batch["properties"][:, 0]
         condition, free = self._conditions(batch, events, properties, generator)
-        h = self.states(events, condition, generator, self._given(events, generator))
+        h = self.states(events, condition, generator)
         tree, leaf = events.tree, events.leaf
         parts = {"tree": F.cross_entropy(self.byte_logits(self._dropped(h[tree], generator)), events.byte[tree] - 1)}
         h = h[..., : c.width]
@@ -379,7 +374,11 @@ class Model(AbstractModel):
             if self.tokenizer.config.pose == "random":
                 x = torch.einsum("bij,bnj->bni", random_rotations(b, generator, x.device), x)
             shift = torch.full((b, 1, 3), self.grid.side / 2, device=x.device)
-            deleted = None
+            deleted = told = None
+            if self.training and self.config.given:
+                told = self._given(x, mask, generator)
+                # the middle of the cube is theirs, as in drawing: where that of the molecule lies is not known then
+                shift = shift - (x * told[..., None]).sum(1, keepdim=True) / told.sum(1).clamp(min=1)[:, None, None]
             if self.training:
                 c, cell = self.config, self.grid.cell
                 noise = torch.randn(shift.shape, generator=generator, device=x.device).clamp(-2, 2)
@@ -394,7 +393,19 @@ class Model(AbstractModel):
             shift = shift + (rim - low).clamp(min=0) - (high - self.grid.side + 2 * rim).clamp(min=0)
             x = x + shift
             record = torch.arange(b, device=x.device)[:, None].expand_as(mask)[mask]
-            return self.as_seen(events_of(self.grid, record, batch["element"][mask], x[mask], b, deleted, generator))
+            given = None if told is None else told[mask]
+            return self.as_seen(events_of(self.grid, record, batch["element"][mask], x[mask], b, given, deleted, generator))
+
+    def _given(self, x: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"], generator: torch.Generator | None) -> Bool[Tensor, "b n"]:
+        """Atoms that training tells beforehand: of some records up to `GIVEN` of those nearest to a random point, never all."""
+        b, device = len(mask), mask.device
+        chance = torch.rand(2, b, generator=generator, device=device)
+        count = 1 + (chance[0] * (mask.sum(1) - 1).clamp(max=GIVEN)).long()
+        # around an atom, or, from farther away, a side of the molecule
+        seed = torch.rand(mask.shape, generator=generator, device=device).masked_fill(~mask, -1).argmax(1)
+        point = x[torch.arange(b, device=device), seed] + 3 * torch.randn(b, 3, generator=generator, device=device)
+        rank = (x - point[:, None]).square().sum(-1).masked_fill(~mask, torch.inf).argsort(1).argsort(1)
+        return mask & (rank < count[:, None]) & (chance[1] < self.config.given)[:, None] & (mask.sum(1) > 1)[:, None]
 
     def as_seen(self, events: Events) -> Events:
         """The events as the trunk knows them: where the refiner finds the coordinates, atoms lie in the middles of their cells."""
@@ -419,21 +430,6 @@ class Model(AbstractModel):
         groups = torch.rand(b, 2 + properties.shape[1], generator=generator, device=device) < 0.5
         kept = torch.cat([groups[:, :1], groups[:, 1:2].expand(b, self.n_elements), groups[:, 2:]], 1) & ~free[:, None]
         return self.conditions(values.where(kept, float("nan"))), free
-
-    def _given(self, events: Events, generator: torch.Generator | None) -> Bool[Tensor, "b t"] | None:
-        """Atoms that training tells beforehand: of some records up to `GIVEN` of those nearest to a random point."""
-        if not (self.training and self.config.given):
-            return None
-        leaf, device = events.leaf, events.centre.device
-        b, atoms = len(leaf), leaf.sum(1)
-        told = torch.rand(b, generator=generator, device=device) < self.config.given
-        count = 1 + (torch.rand(b, generator=generator, device=device) * (atoms - 1).clamp(max=GIVEN)).long()
-        # around an atom, or, from farther away, a side of the molecule
-        seed = torch.rand(leaf.shape, generator=generator, device=device).masked_fill(~leaf, -1).argmax(1)
-        point = events.centre[torch.arange(b, device=device), seed] + 3 * torch.randn(b, 3, generator=generator, device=device)
-        distance = (events.centre - point[:, None]).square().sum(-1).masked_fill(~leaf, torch.inf)
-        rank = distance.argsort(1).argsort(1)
-        return leaf & (rank < count[:, None]) & told[:, None]
 
     def _property_loss(self, h: Tensor, events: Events, properties: Tensor, free: Tensor) -> Tensor:
         """Mean absolute error of standardised properties, read by the closing event of records that were told nothing."""

@@ -146,15 +146,11 @@ def element_logits(model: Model, cells: Cells) -> tuple[Float[Tensor, "b n e"], 
         return logits, read
     atoms = mask & read[:, None]
     record, count = (read.long().cumsum(0) - 1)[:, None].expand_as(mask)[atoms], int(read.sum())
-    events = model.as_seen(events_of(grid, record, cells.element[atoms], x[atoms], count))
-    order = plant(grid, record, x[atoms], count)[1]
-    given = None
-    if model.config.given and not bool(cells.free[atoms].all()):
-        given = torch.zeros_like(events.leaf)
-        given[events.leaf] = ~cells.free[atoms][order]
-    state = model.states(events, None if cells.condition is None else cells.condition[read], given=given)
+    given = ~cells.free[atoms] if model.config.given and not bool(cells.free[atoms].all()) else None
+    events = model.as_seen(events_of(grid, record, cells.element[atoms], x[atoms], count, given))
+    state = model.states(events, None if cells.condition is None else cells.condition[read])
     by_leaf = model.leaf_head.element(state[events.leaf][:, : model.config.width])[:, : model.n_elements].float()
     found = torch.empty_like(by_leaf)
-    found[order] = by_leaf
+    found[plant(grid, record, x[atoms], count)[1]] = by_leaf
     logits[atoms] = found
     return logits, read

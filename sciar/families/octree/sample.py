@@ -15,6 +15,8 @@ from sciar.prompt import Prompt
 if TYPE_CHECKING:
     from sciar.families.octree.model import Model
 
+OFFSET = 1.0  # Å, of given atoms for a network that was not trained with them, see `wish_of`
+
 
 def sample(
     model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: object
@@ -30,7 +32,8 @@ def sample(
         raise InputError(f"sample: expected a model that draws bins for min_distance= and valence=, got {kind}; leave them out")
     if chosen.together > 1 and model.config.layout != "queries":
         raise InputError(f"sample: expected layout queries for together=, got a model of layout {model.config.layout}; leave it out")
-    jobs = [Job(i, keys[i], wish_of(model.tokenizer, p, keys[i])) for i, p in enumerate(prompts)]
+    offset = 0.0 if model.config.given else OFFSET
+    jobs = [Job(i, keys[i], wish_of(model.tokenizer, p, keys[i], offset)) for i, p in enumerate(prompts)]
     if any(job.wish.properties for job in jobs) and not (model.config.condition and "mean" in model.statistics):
         raise InputError("properties: expected a model trained with conditions, got one without; leave properties= out")
     if chosen.rank == "property" and not (model.predicts and all(job.wish.properties for job in jobs)):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sciar.families.octree.events import Events
@@ -89,14 +89,12 @@ class Children(nn.Module):
         return logits
 
 
-def frontier(
-    events: Events, grid: Grid, most: int, given: Bool[Tensor, "b t"] | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def frontier(events: Events, grid: Grid, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Arguments of `Surroundings` for whole sequences of trees with at most `most` atoms.
 
     The frontier of node i are the events after it up to its first child; of an atom all other atoms, with the elements of those before it.
-    `given`: atoms that are known beforehand.
     """
+    given = events.given
     t, device = events.level.shape[1], events.level.device
     event = torch.arange(t, device=device)
     children = POPCOUNT.to(device)[events.byte]
