@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 DOUBT = 0.1  # an element less likely than this is exchanged
 SETTLED = 0.05  # Å; a structure whose elements stay and whose atoms no longer move by more is done
-AGAIN, STEPS_AGAIN = 0.3, 8  # error in Å that the refiner assumes after an exchange, and its steps
+AGAIN, STEPS_AGAIN, RUNS = 0.3, 3, 3  # error in Å that the refiner assumes after a reading, its steps, and how often it starts anew
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,9 +103,11 @@ def finished(model: Model, cells: Cells, options: Options, noise: Float[Tensor, 
         if not len(rows):
             break
         part = replace(cells.rows(rows), x=x[rows], element=element[rows])
-        x[rows] = moved(part, AGAIN, STEPS_AGAIN)
-        shift[rows] = ((x[rows] - part.x).norm(dim=-1) * part.mask).amax(1)
-        calls[rows] += STEPS_AGAIN
+        for _ in range(RUNS):
+            last = part.x
+            part = replace(part, x=moved(part, AGAIN, STEPS_AGAIN))
+        x[rows], shift[rows] = part.x, ((part.x - last).norm(dim=-1) * part.mask).amax(1)
+        calls[rows] += RUNS * STEPS_AGAIN
     return Final(x, element, likely, calls)
 
 
