@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,20 @@ def test_all_events_know_the_given_atoms(tokenizer: Tokenizer, molecules: list, 
     told, untold = check_cache(model, prompt), check_cache(made(tokenizer, place=place), prompt)
     assert len(told) and not torch.equal(told[0], untold[0])  # from the first byte on
     check_sampler(model, tokenizer, [prompt, Prompt(), Prompt(n_atoms=(5, 8))], **PLAIN)
+
+
+def test_a_compiled_trunk_draws_the_same(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, calls = made(tokenizer).eval(), []
+
+    def compiled(function: Callable[..., torch.Tensor], **options: object) -> Callable[..., torch.Tensor]:
+        assert function == model.trunk and options == {"dynamic": False}  # the compiler itself takes a minute and meets the type checks
+        return lambda *args, **more: calls.append(1) or function(*args, **more)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    plain, fast = (drawn(model, [Prompt(n_atoms=(5, 8))] * 3, compile=compile_) for compile_ in (False, True))
+    assert len(calls) > 10 and all(np.array_equal(a.positions, b.positions) for a, b in zip(plain, fast, strict=True))
+    monkeypatch.setattr("sciar.families.octree.options.which", lambda name: None)
+    check_raises(lambda: Options(compile=True), InputError, "C++ compiler", "leave it out")
 
 
 def test_training_tells_some_atoms(batch: Batch, tokenizer: Tokenizer) -> None:

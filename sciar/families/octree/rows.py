@@ -72,6 +72,7 @@ class Rows:
     def __init__(self, model: Model, jobs: list[Job], rows: int, options: Options) -> None:
         self.model, self.options, self.grid = model, options, model.grid
         self.device = next(model.parameters()).device
+        self.trunk = torch.compile(model.trunk, dynamic=False) if options.compile else model.trunk
         self.jobs, self.rows = jobs, min(rows, len(jobs))
         self.poll = 1 if options.previews else options.poll or (1 if self.device.type == "cpu" else 8)
         c, t, b = model.config, model.tokenizer.config, self.rows
@@ -383,7 +384,7 @@ class Rows:
         bias = torch.zeros(seen.shape, device=self.device).masked_fill(~seen, -1e4)[:, None]
         self.seen_at[torch.arange(len(h), device=self.device)[:, None], slots] = keys
         caches = [cache.at(slots, width) for cache in self.caches]
-        h = model.trunk(h, queries, keys, bias, caches, seen_at=self.seen_at[:, :width])[:, -self.together :]
+        h = self.trunk(h, queries, keys, bias, caches, seen_at=self.seen_at[:, :width])[:, -self.together :]
         if self.guided:
             told, free = h.chunk(2)
             h = free + self.options.guidance * (told - free)
