@@ -58,11 +58,12 @@ def from_rdkit(mol: Chem.Mol, conformer: int | None = -1, perceive_stereo_from_3
         raise InputError("from_rdkit: expected a molecule, got a query; build it from SMILES, not from SMARTS")
     positions = _conformer_positions(mol, conformer)
     mol = Chem.Mol(mol)
+    atoms, bonds = list(mol.GetAtoms()), list(mol.GetBonds())  # once: RDKit's iterators are slow
     with rdBase.BlockLogs():
         try:
             if mol.NeedsUpdatePropertyCache():
                 mol.UpdatePropertyCache()
-            mapped = [atom for atom in mol.GetAtoms() if atom.GetAtomMapNum()]
+            mapped = [atom for atom in atoms if atom.GetAtomMapNum()]
             for atom in mapped:
                 atom.SetAtomMapNum(0)
             if perceive_stereo_from_3d:
@@ -76,7 +77,6 @@ def from_rdkit(mol: Chem.Mol, conformer: int | None = -1, perceive_stereo_from_3
             if isinstance(error, InputError):
                 raise
             raise RejectedError("from_rdkit", _reason(error)) from None
-    atoms = list(mol.GetAtoms())
     numbers = np.array([atom.GetAtomicNum() for atom in atoms], dtype=np.int64)
     charges = np.array([atom.GetFormalCharge() for atom in atoms], dtype=np.int64)
     hydrogens = np.array([atom.GetTotalNumHs() for atom in atoms], dtype=np.int64)
@@ -84,15 +84,15 @@ def from_rdkit(mol: Chem.Mol, conformer: int | None = -1, perceive_stereo_from_3
     info = mol.GetPropsAsDict(includePrivate=False, includeComputed=False)
     if any(isotopes):
         info["isotopes"] = isotopes
-    bonds = [_bond_row(bond, numbers) for bond in mol.GetBonds()]
+    rows = _bond_rows(bonds, numbers.tolist())
     return Structure(
         numbers,
         positions=positions,
-        bonds=np.array(bonds, dtype=np.int64).reshape(-1, 3),
+        bonds=np.array(rows, dtype=np.int64).reshape(-1, 3),
         charges=charges if charges.any() else None,
         hydrogens=hydrogens if hydrogens.any() else None,
         tetrahedral=_tetrahedral_rows(atoms),
-        double_bonds=_double_bond_rows(mol),
+        double_bonds=_double_bond_rows(bonds),
         info=info,
     )
 
@@ -424,18 +424,27 @@ def _conformer(positions: np.ndarray | None) -> Chem.Conformer:
     return conformer
 
 
-def _bond_row(bond: Chem.Bond, numbers: np.ndarray) -> tuple[int, int, int]:
-    i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-    kind = str(bond.GetBondType())
-    order = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3}.get(kind)
-    ends = f"{SYMBOLS[numbers[i]]}{i}-{SYMBOLS[numbers[j]]}{j}"
-    if order is None:
-        raise InputError(f"from_rdkit: expected single, double or triple bonds, got a {kind.lower()} bond {ends}; not supported")
-    if not {int(numbers[i]), int(numbers[j])} <= COVALENT:
-        raise InputError(f"from_rdkit: expected bonds between non-metals, got a bond {ends}; metal complexes are not supported")
-    if str(bond.GetStereo()).startswith("STEREOATROP"):
-        raise InputError(f"from_rdkit: expected tetrahedral or cis/trans marks, got an axis {ends}; remove its mark")
-    return i, j, order
+def _bond_rows(bonds: Sequence[Chem.Bond], numbers: Sequence[int]) -> list[tuple[int, int, int]]:
+    from rdkit.Chem import BondStereo, BondType
+
+    orders = {BondType.SINGLE: 1, BondType.DOUBLE: 2, BondType.TRIPLE: 3}
+    axes = (BondStereo.STEREOATROPCW, BondStereo.STEREOATROPCCW)
+    rows = []
+    for bond in bonds:
+        i, j, kind = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx(), bond.GetBondType()
+        ends = (numbers[i], numbers[j])
+        if kind not in orders or not COVALENT.issuperset(ends) or bond.GetStereo() in axes:
+            _refuse(kind.name.lower() if kind not in orders else "", f"{SYMBOLS[ends[0]]}{i}-{SYMBOLS[ends[1]]}{j}", ends)
+        rows.append((i, j, orders[kind]))
+    return rows
+
+
+def _refuse(kind: str, bond: str, ends: tuple[int, int]) -> None:
+    if kind:
+        raise InputError(f"from_rdkit: expected single, double or triple bonds, got a {kind} bond {bond}; not supported")
+    if not COVALENT.issuperset(ends):
+        raise InputError(f"from_rdkit: expected bonds between non-metals, got a bond {bond}; metal complexes are not supported")
+    raise InputError(f"from_rdkit: expected tetrahedral or cis/trans marks, got an axis {bond}; remove its mark")
 
 
 def _tetrahedral_rows(atoms: Sequence[Chem.Atom]) -> np.ndarray | None:
@@ -474,14 +483,15 @@ def _mark_centre(atom: Chem.Atom, around: list[int]) -> None:
     atom.SetChiralTag(ChiralType.CHI_TETRAHEDRAL_CW if odd else ChiralType.CHI_TETRAHEDRAL_CCW)
 
 
-def _double_bond_rows(mol: Chem.Mol) -> np.ndarray | None:
+def _double_bond_rows(bonds: Sequence[Chem.Bond]) -> np.ndarray | None:
     """Rows (a, i, j, b, kind), i < j, a and b the first neighbours of i and j."""
-    kinds = {"STEREOZ": CIS, "STEREOCIS": CIS, "STEREOE": TRANS, "STEREOTRANS": TRANS}
+    from rdkit.Chem import BondStereo
+
+    kinds = {BondStereo.STEREOZ: CIS, BondStereo.STEREOCIS: CIS, BondStereo.STEREOE: TRANS, BondStereo.STEREOTRANS: TRANS}
     rows = []
-    for bond in mol.GetBonds():
-        kind = kinds.get(str(bond.GetStereo()))
-        marked = list(bond.GetStereoAtoms())
-        if kind is None or len(marked) != 2:
+    for bond in bonds:
+        kind = kinds.get(bond.GetStereo())
+        if kind is None or len(marked := list(bond.GetStereoAtoms())) != 2:
             continue
         ends = [bond.GetBeginAtom(), bond.GetEndAtom()]
         if ends[0].GetIdx() > ends[1].GetIdx():
