@@ -17,6 +17,7 @@ import numpy as np
 
 from sciar import convert
 from sciar.errors import InputError
+from sciar.plain import edge_list, edge_lists, from_edges, from_graph6, graph6
 from sciar.structure import NUMBERS, SYMBOLS, Structure
 
 FIELDS = ("numbers", "positions", "cell", "bonds", "charges", "hydrogens", "tetrahedral", "double_bonds")
@@ -43,9 +44,9 @@ def read(path: str | os.PathLike[str]) -> list[Structure]:
 def iter_read(path: str | os.PathLike[str]) -> Iterator[Row]:
     """Rows (record number from 0, structure or the reason why there is none), one per record of the file.
 
-    Formats: .sdf, .xyz and .extxyz, .cif, POSCAR and .vasp, .smi .smiles .txt (one SMILES per line, a name may follow), .csv and
-    .tsv (a column SMILES), .json and .jsonl, plain graphs as .g6 .graph6 (graph6, one per line) and .edgelist .edges (two nodes per
-    line, an empty line between graphs, see `edge_list`), or a folder of these, read in the order of the names and numbered through.
+    Formats: .sdf, .xyz and .extxyz, .cif, POSCAR and .vasp, .smi .smiles .txt (one SMILES per line, a name may follow), .csv and .tsv
+    (a column SMILES), .json and .jsonl, plain graphs as .g6 .graph6 (graph6, one per line) and .edgelist .edges (two nodes per line, an
+    empty line between graphs, see `sciar.plain.edge_list`), or a folder of these, read in the order of the names and numbered through.
     Properties of SDF records, columns of tables and keys of (ext)xyz comments are kept in `info`.
 
     Raises:
@@ -292,64 +293,13 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 def _read_graph6(path: Path) -> Iterator[Row]:
     with path.open(encoding="ascii") as file:
         for row, line in enumerate(file):
-            yield row, _attempt(_from_graph6, line.strip().removeprefix(">>graph6<<"), row + 1)
-
-
-def _from_graph6(text: str, line: int) -> Structure:
-    import networkx as nx
-
-    if not text or text[0] in ":;&":
-        kind = {":": "sparse6", ";": "sparse6", "&": "a directed graph (digraph6)"}.get(text[:1], "nothing")
-        raise InputError(f"{kind} in line {line}; write graph6, which holds undirected simple graphs")
-    try:
-        return convert.from_networkx(nx.from_graph6_bytes(text.encode()))
-    except (nx.NetworkXError, ValueError, IndexError):
-        raise InputError(f"{text[:40]!r} in line {line}, which is not graph6; write it again") from None
+            yield row, _attempt(from_graph6, line, row + 1)
 
 
 def _read_edges(path: Path) -> Iterator[Row]:
-    row, lines = 0, []
     with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(chain(file, [""]), 1):
-            if line.strip():
-                lines.append((number, line))
-            elif any(not _comment(text) or _NODES.match(text) for _, text in lines):
-                yield row, _attempt(_from_edges, lines)
-                row, lines = row + 1, []
-
-
-_NODES = re.compile(r"[#%]\s*nodes\s+(\d+)\s*$")
-
-
-def _comment(line: str) -> bool:
-    return line.lstrip()[:1] in ("#", "%")
-
-
-def _from_edges(lines: list[tuple[int, str]]) -> Structure:
-    stated = next((int(m[1]) for _, line in lines if (m := _NODES.match(line))), None)
-    pairs: dict[tuple[str, str], int] = {}
-    for number, line in lines:
-        if _comment(line):
-            continue
-        words = line.replace(",", " ").split()
-        if len(words) < 2:
-            raise InputError(f"{line.strip()[:40]!r} in line {number}; write two nodes per line")
-        a, b = words[:2]
-        if a == b:
-            raise InputError(f"a self-loop of node {a} in line {number}; remove it")
-        if (first := pairs.get((a, b)) or pairs.get((b, a))) is not None:
-            raise InputError(f"the edge {a} {b} of line {number} a second time (first in line {first}); keep one, without direction")
-        pairs[a, b] = number
-    names = dict.fromkeys(name for pair in pairs for name in pair)
-    if all(name.isdigit() for name in names):
-        names = dict.fromkeys(sorted(names, key=int))
-        if stated is not None:
-            names = dict.fromkeys(map(str, range(stated)))
-    place = {name: k for k, name in enumerate(names)}
-    if stated is not None and (len(place) > stated or any(name not in place for pair in pairs for name in pair)):
-        raise InputError(f"nodes beyond the {stated} that line {lines[0][0]} states; number them from 0")
-    bonds = np.array([(place[a], place[b], 1) for a, b in pairs], dtype=np.int64).reshape(-1, 3)
-    return Structure(np.zeros(stated if stated is not None else len(place), dtype=np.int64), bonds=bonds)
+        for row, lines in enumerate(edge_lists(file)):
+            yield row, _attempt(from_edges, lines)
 
 
 def _attempt(make: Callable[..., Structure], *arguments: object) -> Structure | str:
@@ -431,34 +381,6 @@ def _smi(structure: Structure) -> str:
 
 def _csv(structure: Structure) -> str:
     return convert.to_smiles(structure) + "\n"
-
-
-def graph6(structure: Structure) -> str:
-    """A plain graph as one line of graph6; "?" is a graph without nodes.
-
-    Raises:
-        InputError: not a plain graph.
-    """
-    import networkx as nx
-
-    _only_plain(structure, "graph6")
-    return nx.to_graph6_bytes(convert.to_networkx(structure), header=False).decode()
-
-
-def edge_list(structure: Structure) -> str:
-    """A plain graph as `# nodes n` and one line `i j` per edge, nodes from 0, i < j, and an empty line behind.
-
-    Raises:
-        InputError: not a plain graph.
-    """
-    _only_plain(structure, "edge list")
-    assert structure.bonds is not None
-    return "".join([f"# nodes {structure.n_atoms}\n", *(f"{i} {j}\n" for i, j, _ in structure.bonds.tolist()), "\n"])
-
-
-def _only_plain(structure: Structure, what: str) -> None:
-    if structure.bonds is None or structure.numbers.any():
-        raise InputError(f"{what}: expected a plain graph, got atoms; write .smi, .sdf or .json")
 
 
 def _json(structure: Structure) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciar.errors import InputError
-from sciar.files import edge_list, graph6, xyz_block
+from sciar.files import xyz_block
 from sciar.lattice import TOLERANCE
+from sciar.plain import edge_list, graph6
 from sciar.structure import SYMBOLS, Structure
 
 if TYPE_CHECKING:

@@ -19,9 +19,11 @@ from sciar.convert import from_networkx, from_smiles, to_networkx, to_smiles
 from sciar.errors import InputError
 from sciar.families.blocks import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.blocks.fragment import Piece, pieces
+from sciar.families.blocks.growing import begun
 from sciar.families.blocks.joined import joinable
 from sciar.families.blocks.model import Clean, walk_features
-from sciar.families.blocks.sample import NOWHERE, Options, _Batch, _graph
+from sciar.families.blocks.options import Options
+from sciar.families.blocks.sample import NOWHERE, _Batch
 from sciar.families.blocks.tokens import computed, implied, node_type
 from sciar.prompt import Prompt
 from sciar.testing import check_family, check_raises, check_sampler
@@ -184,7 +186,7 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
     logits = logits[0, n:]
     codes = task.rows.codes[0, n:]
     orders = clean.orders[0].numpy()
-    graph = _graph(model, 0, Prompt(), (0, 0), Options())
+    graph = begun(model, 0, Prompt(), (0, 0))
     batch = _Batch(model, [graph], [Prompt()], 1, Options())
     batch._fill()
     for b in range(int(record.block.max()) + 1):
@@ -352,7 +354,7 @@ def test_plain_graphs_are_one_piece_and_degrees_stay_exact() -> None:
 
 def test_a_headers_demand_can_be_met(model: Model) -> None:
     """Three nodes at most: none may be left alone at the end, and there is no end in pieces."""
-    graph = _graph(model, 0, Prompt(n_atoms=(1, 3)), (0, 0), Options())
+    graph = begun(model, 0, Prompt(n_atoms=(1, 3)), (0, 0))
     batch = _Batch(model, [graph], [Prompt()], 1, Options())
     first = batch._needs(graph) < NOWHERE
     assert first[1, 0] and first[2, 0] and first[2, 1] and first[3, 2] and not first[3, :2].any()

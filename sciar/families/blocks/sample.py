@@ -7,7 +7,6 @@ The random numbers of a draw come from its key alone, so the batch it happens to
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,15 +14,13 @@ import torch
 from torch import Tensor
 
 from sciar.diffusion import categorical, subset
-from sciar.errors import InputError
-from sciar.families.blocks.fragment import Piece, pieces
+from sciar.families.blocks.growing import Growing, begun
 from sciar.families.blocks.joined import joinable
 from sciar.families.blocks.model import MASKED, NOISED, SELF, Rows, powers
-from sciar.families.blocks.tokens import Tokens
+from sciar.families.blocks.options import Options
 from sciar.family import Draw, options_of
 from sciar.nn.graph_transformer import Memory, NewPairs
 from sciar.prompt import Prompt
-from sciar.structure import SYMBOLS
 
 if TYPE_CHECKING:
     from sciar.families.blocks.model import Model
@@ -32,149 +29,20 @@ TIE = 1e-3  # nats; rows of equal nodes differ by rounding only, which must not 
 NOWHERE = 10**9  # more bonds than any node can have
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to draw.
-
-    Args:
-        entropy: rows of a block are committed together while the sum of their entropies less the largest stays below this (nats):
-            a bound of what is lost by not looking again. 0 = one row per call.
-        singly: a row with several open bonds whose entropy is above that bound draws one of them per call.
-        connected: only blocks and bonds after which the graph can still become one piece (absorbing kernel); False for graphs of several.
-        valence: only bonds that no atom's largest bond order sum in the training data forbids.
-        sampler: of the kernels with noise levels: "sid" (predict and noise again) or "posterior". steps: noise levels, 0 = as trained.
-        temperature: of all logits; below 1 is nearer to the mode. guidance: of the property condition; 1 = none.
-        score: accepted for every model; the log-probability of the drawn path is always returned.
-        precision: "32" or "bf16".
-    """
-
-    entropy: float = 0.1
-    singly: bool = True
-    connected: bool = True
-    valence: bool = False
-    sampler: str = "sid"
-    steps: int = 0
-    temperature: float = 1.0
-    guidance: float = 1.5
-    score: bool = False
-    precision: str = "32"
-
-    def __post_init__(self) -> None:
-        if self.sampler not in ("sid", "posterior") or self.precision not in ("32", "bf16"):
-            raise InputError(
-                f"sample: expected sampler sid or posterior and precision 32 or bf16, got {self.sampler!r}, {self.precision!r}"
-            )
-        if self.temperature <= 0 or self.entropy < 0 or self.steps < 0:
-            raise InputError(
-                f"sample: expected temperature > 0, entropy ≥ 0, steps ≥ 0, got {self.temperature}, {self.entropy}, {self.steps}"
-            )
-
-
-@dataclass(slots=True)
-class _Graph:
-    """A graph being drawn. Its nodes below `start` are finished, those up to `n` are the block at hand."""
-
-    index: int
-    stream: np.random.Generator
-    few: int
-    most: int
-    room: np.ndarray  # bonds a node of the scaffold may still get; -1 = any number
-    starred: bool  # every `*` of the scaffold must be used
-    forced: list[Piece]
-    allowed: np.ndarray  # of the atom types
-    kind: np.ndarray
-    level: np.ndarray
-    degree: np.ndarray
-    orders: np.ndarray
-    piece: np.ndarray  # what a node is connected with, named by one of its nodes
-    start: int = 0
-    n: int = 0
-    shown: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
-    left: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    noisy: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
-    time: int = -1
-    phase: str = "header"  # header · edges · commit · done
-    calls: int = 0
-    score: float = 0.0
-
-    @property
-    def size(self) -> int:
-        return self.n - self.start
-
-    def begin(self, kind: np.ndarray, degree: int) -> None:
-        """Open the next block."""
-        level = int(self.level[self.n - 1]) + 1 if self.n else 0
-        self.start, self.n = self.n, self.n + len(kind)
-        block = slice(self.start, self.n)
-        self.kind[block], self.level[block], self.degree[block] = kind, level, degree
-        self.left = np.full(len(kind), degree)
-        self.shown = self.left == 0
-        self.time, self.phase = -1, "edges"
-
-    def connect(self, row: int, column: int, order: int) -> None:
-        """A bond of node `row` of the block to a node."""
-        a = self.start + row
-        self.orders[a, column] = self.orders[column, a] = order
-        self.piece[self.piece == self.piece[column]] = self.piece[a]
-        self.left[row] -= 1
-        if column >= self.start:
-            self.left[column - self.start] -= 1
-        elif self.room[column] > 0:
-            self.room[column] -= 1
-        for k in {row, max(column - self.start, 0)} if column >= self.start else {row}:
-            self.shown[k] |= self.left[k] <= 0
-
-    def tokens(self, properties: int) -> Tokens:
-        i, j = np.nonzero(np.triu(self.orders[: self.n, : self.n]))
-        bonds = np.stack([i, j, self.orders[i, j]], 1)
-        return Tokens(self.kind[: self.n], self.level[: self.n], self.degree[: self.n], bonds, np.full((1, properties), np.nan))
-
-
 def sample(
     model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: object
 ) -> Iterator[Draw]:
     """See `sciar.family.Model.sample`; `options` are the fields of `Options`."""
     chosen = options_of(Options, options)
-    graphs = [_graph(model, i, prompt, key, chosen) for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True))]
+    graphs = [begun(model, i, prompt, key) for i, (prompt, key) in enumerate(zip(prompts, keys, strict=True))]
     if graphs:
         yield from _Batch(model, graphs, prompts, min(batch_size, len(graphs)), chosen).run()
-
-
-def _graph(model: Model, index: int, prompt: Prompt, key: tuple[int, int], options: Options) -> _Graph:
-    """The empty graph of a prompt, its scaffold waiting.
-
-    Raises:
-        InputError: a prompt that is no graph, a scaffold these weights cannot hold, sizes out of reach.
-    """
-    if prompt.task != "molecule" or prompt.fixed is not None or prompt.composition is not None:
-        raise InputError("blocks: expected a graph de novo, a scaffold, elements, n_atoms or properties, got something else; leave it out")
-    config = model.tokenizer.config
-    few, most = prompt.n_atoms or (1, config.max_atoms)
-    if few > config.max_atoms:
-        raise InputError(f"n_atoms: expected at most {config.max_atoms} for these weights, got {few}; ask for fewer")
-    if model.tokenizer.plain and (prompt.scaffold or prompt.elements):
-        asked = "scaffold" if prompt.scaffold else "elements"
-        raise InputError(f"{asked}: expected weights of molecules, got some of plain graphs; use another model or leave it out")
-    symbols = [SYMBOLS[z] for z, _, _ in model.tokenizer.types]
-    allowed = np.array([prompt.elements is None or symbol in prompt.elements for symbol in symbols])
-    if not allowed.any():
-        raise InputError(f"elements: expected some of {' '.join(sorted({*symbols}))}, got none of them; name others")
-    forced, room = pieces(model.tokenizer, prompt.scaffold) if prompt.scaffold else ([], np.zeros(0, dtype=np.int64))
-    if sum(len(piece.kind) for piece in forced) > min(most, config.max_atoms):
-        raise InputError(f"scaffold: expected at most {min(most, config.max_atoms)} atoms, got {len(room)}; raise n_atoms or take a part")
-    c = config.max_atoms
-    full = np.full(c, -1)
-    full[: len(room)] = room
-    zeros = lambda *shape: np.zeros(shape, dtype=np.int64)  # noqa: E731
-    starred = "*" in (prompt.scaffold or "")
-    limits = (few, min(most, c), full, starred, forced, allowed)
-    return _Graph(index, np.random.default_rng([*key, 4]), *limits, zeros(c), zeros(c), zeros(c), zeros(c, c), np.arange(c))
 
 
 class _Batch:
     """Slots that each hold one graph; `ways` rows of every tensor per slot: with the condition, and without it if guided."""
 
-    def __init__(self, model: Model, graphs: list[_Graph], prompts: Sequence[Prompt], slots: int, options: Options) -> None:
+    def __init__(self, model: Model, graphs: list[Growing], prompts: Sequence[Prompt], slots: int, options: Options) -> None:
         self.model, self.options, self.prompts, self.waiting = model, options, prompts, iter(graphs)
         self.device = next(model.parameters()).device
         self.absorbing = model.config.kernel == "absorbing"
@@ -188,7 +56,7 @@ class _Batch:
         self.states = torch.zeros(rows, c + 1, w, device=self.device)
         self.total = torch.zeros(rows, w, device=self.device)
         self.wanted = torch.full((rows, len(model.tokenizer.config.properties)), float("nan"), device=self.device)
-        self.graphs: list[_Graph | None] = [None] * slots
+        self.graphs: list[Growing | None] = [None] * slots
         types = [z for z, _, _ in model.tokenizer.types]
         capacity = model.statistics.get("capacity")
         self.masked = bool(options.valence and capacity)
@@ -307,7 +175,7 @@ class _Batch:
             if size:
                 g.begin(kind[:size], degree)
 
-    def _chosen(self, logits: Tensor, due: list[tuple[int, _Graph]], skip: list[bool] | None = None) -> Tensor:
+    def _chosen(self, logits: Tensor, due: list[tuple[int, Growing]], skip: list[bool] | None = None) -> Tensor:
         """One class per graph, drawn with the graph's own stream; 0 where skipped."""
         likely = (logits.double() / self.options.temperature).log_softmax(-1).cpu().numpy()
         chosen = []
@@ -317,7 +185,7 @@ class _Batch:
             chosen.append(k)
         return torch.tensor(chosen, device=self.device)
 
-    def _impossible(self, due: list[tuple[int, _Graph]], needs: np.ndarray) -> Tensor:
+    def _impossible(self, due: list[tuple[int, Growing]], needs: np.ndarray) -> Tensor:
         """Sizes that break a limit: no end before `few` nodes, in pieces or with an open scaffold, no more than `most` or than can bond."""
         config = self.model.tokenizer.config
         table = np.zeros((len(due), config.max_block + 1), dtype=bool)
@@ -331,12 +199,12 @@ class _Batch:
 
     # ---- connectivity
 
-    def _places(self, g: _Graph) -> np.ndarray:
+    def _places(self, g: Growing) -> np.ndarray:
         """Bonds that each finished node may still get."""
         free = self.capacity[g.kind[: g.start]] - g.orders[: g.start, : g.n].sum(1)
         return np.maximum(np.where(g.room[: g.start] >= 0, np.minimum(free, g.room[: g.start]), free), 0)
 
-    def _needs(self, g: _Graph) -> np.ndarray:
+    def _needs(self, g: Growing) -> np.ndarray:
         """Bonds that the nodes of a next block must be able to have, for each size and degree (s d); NOWHERE: it cannot be joined."""
         config = self.model.tokenizer.config
         sizes, degrees = np.arange(config.max_block + 1), np.arange(config.max_degree + 1)
@@ -356,7 +224,7 @@ class _Batch:
         needs[0] = 0
         return needs
 
-    def _joining(self, g: _Graph, row: int, possible: np.ndarray) -> np.ndarray:
+    def _joining(self, g: Growing, row: int, possible: np.ndarray) -> np.ndarray:
         """Which of the possible bonds (n o) of a row leave a graph that can become one piece."""
         names, piece = np.unique(g.piece[: g.n], return_inverse=True)
         (n, n_orders), k, me = possible.shape, len(names), g.start + row
@@ -430,7 +298,7 @@ class _Batch:
             time=send(time),
         ), send(at)
 
-    def _codes(self, g: _Graph) -> np.ndarray:
+    def _codes(self, g: Growing) -> np.ndarray:
         """Pair codes of an open block: known bonds, masked or noised pairs."""
         if not self.absorbing:
             return NOISED + g.noisy
@@ -440,7 +308,7 @@ class _Batch:
         codes[hidden & (codes == 0)] = MASKED
         return codes
 
-    def _reveal(self, g: _Graph, logits: np.ndarray) -> None:
+    def _reveal(self, g: Growing, logits: np.ndarray) -> None:
         """Draw the rows that are certain enough, at least one; see `Options.entropy`."""
         waiting = np.flatnonzero(~g.shown)
         entropies = {int(i): _entropy(self._law(g, int(i), logits), int(g.left[i])) for i in waiting}
@@ -454,7 +322,7 @@ class _Batch:
                 continue  # a mate's draw has changed it: it waits for the next look
             self._draw_row(g, i, logits, entropy)
 
-    def _law(self, g: _Graph, row: int, logits: np.ndarray) -> np.ndarray:
+    def _law(self, g: Growing, row: int, logits: np.ndarray) -> np.ndarray:
         """Log-odds (n o) of the bonds of a row; NEVER where there can be none."""
         me = g.start + row
         law = logits[row].copy()
@@ -470,7 +338,7 @@ class _Batch:
         law[~self._joining(g, row, law > subset.NEVER / 2)] = subset.NEVER
         return law
 
-    def _draw_row(self, g: _Graph, row: int, logits: np.ndarray, entropy: float) -> None:
+    def _draw_row(self, g: Growing, row: int, logits: np.ndarray, entropy: float) -> None:
         """The bonds of a row: together, or one by one where the next depends on the last (the law is the same)."""
         again = self.options.singly and entropy > self.options.entropy  # the network looks again after one bond
         while not g.shown[row]:
@@ -495,7 +363,7 @@ class _Batch:
             if again or not single:
                 return
 
-    def _ready(self, g: _Graph) -> bool:
+    def _ready(self, g: Growing) -> bool:
         """Whether the block is finished; begins one of the kernels with noise levels from pure noise."""
         if self.absorbing:
             return bool(g.shown.all())
@@ -505,12 +373,12 @@ class _Batch:
             g.noisy = self._symmetric(g, categorical.draw(torch.from_numpy(law), torch.from_numpy(g.stream.random(law.shape[:2]))).numpy())
         return g.time == 0
 
-    def _noise(self, g: _Graph) -> np.ndarray:
+    def _noise(self, g: Growing) -> np.ndarray:
         degree, others = torch.from_numpy(g.degree[g.start : g.n, None]).float(), torch.tensor([[g.n - 1.0]])
         law = self.model.noise_law(degree.to(self.device), others.to(self.device).expand_as(degree))
         return law.expand(g.size, g.n, -1).double().cpu().numpy()
 
-    def _denoise(self, g: _Graph, logits: np.ndarray) -> None:
+    def _denoise(self, g: Growing, logits: np.ndarray) -> None:
         """One step towards the clean block; at the last one the bonds are drawn."""
         clean = torch.from_numpy(np.concatenate([np.zeros((*logits.shape[:2], 1)), logits], -1)).softmax(-1)
         if g.time > 1:
@@ -526,14 +394,14 @@ class _Batch:
             g.orders[g.start : g.n, : g.n] = g.noisy
             g.orders[: g.n, g.start : g.n] = g.noisy.T
 
-    def _symmetric(self, g: _Graph, classes: np.ndarray) -> np.ndarray:
+    def _symmetric(self, g: Growing, classes: np.ndarray) -> np.ndarray:
         square = np.triu(classes[:, g.start :], 1)
         classes = classes.copy()
         classes[:, g.start :] = square + square.T
         return classes
 
 
-def _walks(g: _Graph, steps: int) -> np.ndarray:
+def _walks(g: Growing, steps: int) -> np.ndarray:
     """RRWP features (s n w) of the block's rows, see `model.walk_features`."""
     out = np.zeros((g.size, g.n, 2 * steps), dtype=np.float32)
     bonds = torch.from_numpy((g.orders[: g.n, : g.n] > 0).astype(np.float32))[None]

@@ -1,0 +1,45 @@
+"""How to draw graphs block by block: the options of the sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sciar.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to draw.
+
+    Args:
+        entropy: rows of a block are committed together while the sum of their entropies less the largest stays below this (nats):
+            a bound of what is lost by not looking again. 0 = one row per call.
+        singly: a row with several open bonds whose entropy is above that bound draws one of them per call.
+        connected: only blocks and bonds after which the graph can still become one piece (absorbing kernel); False for graphs of several.
+        valence: only bonds that no atom's largest bond order sum in the training data forbids.
+        sampler: of the kernels with noise levels: "sid" (predict and noise again) or "posterior". steps: noise levels, 0 = as trained.
+        temperature: of all logits; below 1 is nearer to the mode. guidance: of the property condition; 1 = none.
+        score: accepted for every model; the log-probability of the drawn path is always returned.
+        precision: "32" or "bf16".
+    """
+
+    entropy: float = 0.1
+    singly: bool = True
+    connected: bool = True
+    valence: bool = False
+    sampler: str = "sid"
+    steps: int = 0
+    temperature: float = 1.0
+    guidance: float = 1.5
+    score: bool = False
+    precision: str = "32"
+
+    def __post_init__(self) -> None:
+        if self.sampler not in ("sid", "posterior") or self.precision not in ("32", "bf16"):
+            raise InputError(
+                f"sample: expected sampler sid or posterior and precision 32 or bf16, got {self.sampler!r}, {self.precision!r}"
+            )
+        if self.temperature <= 0 or self.entropy < 0 or self.steps < 0:
+            raise InputError(
+                f"sample: expected temperature > 0, entropy ≥ 0, steps ≥ 0, got {self.temperature}, {self.entropy}, {self.steps}"
+            )
