@@ -95,7 +95,10 @@ def run_protocol(
             for one in fingerprints(structures, jobs, seconds):
                 mine.append(one)
                 progress("fingerprints of the draws", len(mine), len(structures))
-            notes.append(f"COV-R and COV-P over all draws and all {len(theirs):,} test crystals, at 0.4 and 10.")
+            notes.append(
+                f"COV-R and COV-P over all draws and all {len(theirs):,} test crystals, at 0.4 and 10; COV-R grows with the number of "
+                "draws, of which published rows have 10,000."
+            )
             notes += _without(mine, "draws") + _without(theirs, "test crystals")
         except InputError as error:
             notes.append(f"COV-R and COV-P are not measured: {error}.")

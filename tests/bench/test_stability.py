@@ -46,7 +46,7 @@ def test_shares_and_what_is_said_of_failures() -> None:
     assert "hull of 3 training crystals" in told and "each at its published cell" in told and "emt" in told  # Cu, Au and rock salt
     assert "1 draws count as unstable: no crystal" in told and "1 draws count as unstable: NotImplementedError" in told
     assert "1 training crystals without an energy are no part of the hull" in told
-    assert "No training crystal of the element alone (draws that have it): Na (1), Cl (1); " in told
+    assert "No training crystal of the element alone (draws that have it): Na (1), Cl (1). " in told
     # by hand: EMT's energies of the relaxed draws against the mixture of the elements
     cu, au = (relax.relax([one], "emt", steps=0)[0].energy_after for one in KNOWN[:2])
     alloy, copper, other = (relax.relax([DRAWS[k]], "emt")[0].energy_after for k in (0, 2, 5))
