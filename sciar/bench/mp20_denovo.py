@@ -69,19 +69,20 @@ def run_protocol(
     one_of("mp20-denovo", model, samples)
     if not 0 < keep <= 1:
         raise InputError(f"bench mp20-denovo: expected keep above 0 and at most 1, got {keep}")
+    found = None if samples is None else given("mp20-denovo", samples, n)
+    count = (n or 10_000) if found is None else len(found.structures)
+    if not 0 <= hull <= count:
+        raise InputError(f"bench mp20-denovo: expected hull from 0 to {count} draws, got {hull}")
     if hull:
         relax([], potential)  # refuses what it cannot use
     references, known = list(datasets.load("mp20", "test")), datasets.load("mp20", "train")
     progress("drawing", 0, 3)
-    if samples is not None:
-        found = given("mp20-denovo", samples, n)
+    if found is not None:
         crystals = [None if s is None or s.cell is None else s for s in found.structures]
         drawn, notes = front.Drawn(crystals, found.scores, 0.0, 0), found.notes()
     else:
-        drawn, notes = front.de_novo(model, n or 10_000, seed, device, task="crystal"), []
+        drawn, notes = front.de_novo(model, count, seed, device, task="crystal"), []
     structures = drawn.structures
-    if not 0 <= hull <= len(structures):
-        raise InputError(f"bench mp20-denovo: expected hull from 0 to {len(structures)} draws, got {hull}")
     progress("judging", 1, 3)
     first = metrics.unique(structures, seconds)
     progress("novelty", 2, 3)

@@ -142,6 +142,8 @@ def test_de_novo_above_the_hull(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     ):
         with pytest.raises(InputError, match=sentence):
             bench.run("mp20-denovo", samples=[copper] * 3, **arguments)
+    with pytest.raises(InputError, match="expected hull from 0 to 5 draws, got 6"):
+        bench.run("mp20-denovo", model="never loaded", n=5, hull=6)
 
 
 def test_pattern_chooses_the_right_draw(mp20: list[Structure]) -> None:
