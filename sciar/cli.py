@@ -404,7 +404,7 @@ def doctor() -> None:
             typer.echo(f"bad   weights {path.stem}: {error}")
     if not files:
         typer.echo("none  bundled weights; pass --model FILE or train one with `sciar train`")
-    extras = {"relax": "chgnet", "hub": "huggingface_hub", "bench": "fcd", "ray": "ray", "notebook view": "py3Dmol"}
+    extras = {"relax": "chgnet", "hub": "huggingface_hub", "bench": "fcd", "coverage": "matminer", "ray": "ray", "notebook view": "py3Dmol"}
     for extra, module in extras.items():
         there = importlib.util.find_spec(module) is not None
         typer.echo(f"{'ok   ' if there else 'none '} extra {extra} ({module})")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -72,7 +72,7 @@ def relax(
     Args:
         structures: crystals, or molecules with positions.
         model: "chgnet", "emt", "lj", an ASE calculator, or a function that makes one; it must be picklable.
-        steps: at most so many.
+        steps: at most so many; 0 = only the energy of the structure as it is.
         force: eV/Å, largest force at which a structure is relaxed.
         cell: relax the cell of a crystal too (Fréchet filter).
         optimizer: "FIRE" or "BFGS".
@@ -86,6 +86,29 @@ def relax(
     Raises:
         InputError: ASE or the potential is not installed, an unknown name, or a number out of range.
     """
+    done: dict[int, Relaxed] = {}
+    for index, result in relaxing(structures, model, steps, force, cell, optimizer, seconds, jobs):
+        done[index] = result
+        if progress is not None:
+            progress(len(done), len(structures))
+    return [done[k] for k in range(len(structures))]
+
+
+def relaxing(
+    structures: Sequence[Structure],
+    model: Any = "chgnet",
+    steps: int = 300,
+    force: float = 0.05,
+    cell: bool = True,
+    optimizer: str = "FIRE",
+    seconds: float = 300.0,
+    jobs: int = 1,
+) -> Iterator[tuple[int, Relaxed]]:
+    """`relax`, one (index, result) as soon as it is there, in any order.
+
+    Raises:
+        InputError: as `relax`, when the first result is asked for.
+    """
     _check(model, steps, force, optimizer, seconds, jobs)
     how = How(model, steps, force, cell, optimizer)
     try:
@@ -94,11 +117,11 @@ def relax(
         raise InputError(
             f"relax: expected a calculator that can be sent to a process, got {error}; pass a function that makes it"
         ) from None
-    done: dict[int, Relaxed] = {}
+    n_done = 0
     waiting = list(range(len(structures)))[::-1]
     workers = [_Worker(how) for _ in range(min(jobs, len(structures)))]
     try:
-        while len(done) < len(structures):
+        while n_done < len(structures):
             for worker in workers:
                 if worker.index is None and waiting:
                     worker.give(waiting[-1], structures[waiting.pop()], seconds)
@@ -107,13 +130,11 @@ def relax(
             wait([worker.pipe for worker in busy], timeout=left)
             for worker in busy:
                 if (result := worker.take(structures)) is not None:
-                    done[result[0]] = result[1]
-                    if progress is not None:
-                        progress(len(done), len(structures))
+                    n_done += 1
+                    yield result
     finally:
         for worker in workers:
             worker.end()
-    return [done[k] for k in range(len(structures))]
 
 
 def calculator(model: Any) -> Any:
@@ -252,6 +273,6 @@ def _check(model: Any, steps: int, force: float, optimizer: str, seconds: float,
         raise InputError(f"relax: expected an ASE calculator or its name, got {type(model).__name__}; pass for example 'chgnet'")
     if optimizer not in OPTIMIZERS:
         raise InputError(f"relax: expected optimizer {' or '.join(OPTIMIZERS)}, got {optimizer!r}; correct it")
-    for name, value, least in (("steps", steps, 1), ("force", force, 1e-6), ("seconds", seconds, 1e-3), ("jobs", jobs, 1)):
+    for name, value, least in (("steps", steps, 0), ("force", force, 1e-6), ("seconds", seconds, 1e-3), ("jobs", jobs, 1)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
             raise InputError(f"relax: expected {name} of at least {least:g}, got {value!r}; correct it")

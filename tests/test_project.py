@@ -66,10 +66,11 @@ def test_requirements_are_ranges_and_pinned() -> None:
     pins = (ROOT / "constraints.txt").read_text().split()
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
     pinned = {_canonical(pin.split("==")[0]) for pin in pins}
-    for rows in (project["dependencies"], *project["optional-dependencies"].values()):
+    for extra, rows in {"": project["dependencies"], **project["optional-dependencies"]}.items():
         for row in rows:
             assert "==" not in row
-            assert _canonical(re.split(r"[<>=\[]", row)[0]) in pinned
+            # matminer asks for an older pandas than the pinned one, so that extra cannot be in the common environment
+            assert _canonical(re.split(r"[<>=\[]", row)[0]) in pinned or extra == "coverage"
 
 
 def test_readme_names_every_module() -> None:

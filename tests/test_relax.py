@@ -41,6 +41,9 @@ def test_copper_finds_its_lattice_constant() -> None:
         assert np.abs(np.linalg.det(one.structure.cell)) == pytest.approx(3.59**3 / 4, rel=0.02)  # EMT's copper
     assert seen == [(1, 2), (2, 2)]
     assert np.isclose(found[0].energy_after, found[1].energy_after, atol=1e-3)
+    still = relax.relax([copper()], "emt", steps=0)[0]
+    assert still.energy_after == still.energy_before == found[0].energy_before and still.steps == 0 and not still.converged
+    assert np.array_equal(still.structure.positions, copper().positions) and np.allclose(still.structure.cell, copper().cell)
     fixed = relax.relax([copper()], "emt", cell=False)[0]
     assert np.allclose(fixed.structure.cell, copper().cell)
 
@@ -72,7 +75,7 @@ def test_samples_relax_and_rank_by_energy() -> None:
         ({"model": 3}, "expected an ASE calculator or its name, got int"),
         ({"model": lambda: None}, "that can be sent to a process"),
         ({"optimizer": "GPMin"}, "expected optimizer FIRE or BFGS"),
-        ({"steps": 0}, "expected steps of at least 1"),
+        ({"steps": -1}, "expected steps of at least 0"),
         ({"seconds": 0}, "expected seconds of at least"),
     ],
 )

@@ -1,11 +1,13 @@
-"""De novo crystals against the test set of MP-20: 10,000 raw draws, validity, distributions, uniqueness, novelty.
+"""De novo crystals against the test set of MP-20: 10,000 raw draws, validity, distributions, coverage, uniqueness, novelty.
 
-Not measured here: COV-R and COV-P, whose fingerprints need matminer, and energies above the hull.
+COV-R and COV-P need matminer (extra `coverage`); stable, unique and novel draws are counted where `hull` asks for it (extra `relax`).
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +16,15 @@ import numpy as np
 from sciar import datasets
 from sciar.bench import Progress, Result, front, published
 from sciar.bench.given import given, one_of
+from sciar.bench.ledger import Ledger, key_of
 from sciar.bench.mp20_csp import name_of
+from sciar.bench.stability import stable_unique_novel
 from sciar.errors import InputError
 from sciar.metrics import crystal as metrics
+from sciar.metrics.coverage import coverage as near
+from sciar.metrics.coverage import fingerprints
 from sciar.metrics.distance import bootstrap
+from sciar.relax import relax
 from sciar.structure import Structure
 from sciar.validate import validate
 
@@ -31,6 +38,12 @@ def run_protocol(
     keep: float = 0.32,
     seconds: float = metrics.SECONDS,
     device: str | None = None,
+    coverage: bool = True,
+    hull: int = 0,
+    potential: Any = "chgnet",
+    relax_known: bool = False,
+    relax_seconds: float = 300.0,
+    jobs: int = 1,
 ) -> Result:
     """Run the protocol.
 
@@ -41,34 +54,63 @@ def run_protocol(
         seed: of the draws and of the choice of the 1,000 valid ones whose distributions are compared.
         progress: told what is being done.
         keep: share of the draws, the best by score, in the ranked column (0.32 as Uni-3DAR's script); only where there are scores.
-        seconds: of CPU time for one pair of crystals.
+        seconds: of CPU time for one pair of crystals, and for one fingerprint.
         device: where the model runs.
+        coverage: COV-R and COV-P, where matminer is installed; the test set's fingerprints take half an hour once.
+        hull: so many draws, the first ones, are relaxed and held against the hull of the training set.
+        potential: "chgnet", "emt", "lj" or an ASE calculator, for the hull.
+        relax_known: relax the training crystals of the hull too.
+        relax_seconds: of wall time for one relaxation.
+        jobs: processes for fingerprints and relaxations.
 
     Raises:
-        InputError: neither or both of model and samples, no draws, or keep out of range.
+        InputError: neither or both of model and samples, no draws, keep or hull out of range, or a potential that is not there.
     """
     one_of("mp20-denovo", model, samples)
     if not 0 < keep <= 1:
         raise InputError(f"bench mp20-denovo: expected keep above 0 and at most 1, got {keep}")
+    found = None if samples is None else given("mp20-denovo", samples, n)
+    count = (n or 10_000) if found is None else len(found.structures)
+    if not 0 <= hull <= count:
+        raise InputError(f"bench mp20-denovo: expected hull from 0 to {count} draws, got {hull}")
+    if hull:
+        relax([], potential)  # refuses what it cannot use
     references, known = list(datasets.load("mp20", "test")), datasets.load("mp20", "train")
     progress("drawing", 0, 3)
-    if samples is not None:
-        found = given("mp20-denovo", samples, n)
+    if found is not None:
         crystals = [None if s is None or s.cell is None else s for s in found.structures]
         drawn, notes = front.Drawn(crystals, found.scores, 0.0, 0), found.notes()
     else:
-        drawn, notes = front.de_novo(model, n or 10_000, seed, device, task="crystal"), []
+        drawn, notes = front.de_novo(model, count, seed, device, task="crystal"), []
     structures = drawn.structures
     progress("judging", 1, 3)
     first = metrics.unique(structures, seconds)
     progress("novelty", 2, 3)
     new = metrics.novel(structures, known, seconds)
     accepted = np.array([s is not None and validate(s).valid for s in structures])
+    mine: list[Any] = []
+    theirs: list[Any] = []
+    if coverage:
+        try:
+            theirs = _test_fingerprints(references, jobs, seconds, progress)
+            for one in fingerprints(structures, jobs, seconds):
+                mine.append(one)
+                progress("fingerprints of the draws", len(mine), len(structures))
+            notes.append(
+                f"COV-R and COV-P over all draws and all {len(theirs):,} test crystals, at 0.4 and 10; COV-R grows with the number of "
+                "draws, of which published rows have 10,000."
+            )
+            notes += _without(mine, "draws") + _without(theirs, "test crystals")
+        except InputError as error:
+            notes.append(f"COV-R and COV-P are not measured: {error}.")
 
     def measured(rows: Sequence[int]) -> dict[str, float]:
         part = [structures[i] for i in rows]
         again = first if len(rows) == len(structures) else _unique_of(structures, rows, seconds)
         numbers = metrics.de_novo(part, references, seed=seed)
+        if mine:
+            covering, covered = near([mine[i] for i in rows], theirs)
+            numbers["cov_recall"], numbers["cov_precision"] = float(covered.mean()), float(covering.mean())
         numbers["accepted"] = float(accepted[list(rows)].mean())
         numbers["unique"] = float(again[list(rows)].mean())
         numbers["novel"] = float(new[list(rows)].mean())
@@ -87,12 +129,17 @@ def run_protocol(
         "struct_valid": bootstrap(np.array([metrics.structure_valid(s) for s in structures], dtype=float), seed=seed),
         "comp_valid": bootstrap(np.array([metrics.composition_valid(s) for s in structures], dtype=float), seed=seed),
     }
+    if hull:
+        stable, said = stable_unique_novel(structures[:hull], known, potential, relax_known, relax_seconds, jobs, progress)
+        rows.append({"model": f"{label}, the first {hull} relaxed", "draws": hull, **stable})
+        raw |= {**stable, "n_hull": hull}
+        notes += said
     if drawn.seconds:
         raw["seconds_per_1000"] = 1000 * drawn.seconds / len(structures)
     notes = [
         *notes,
         "Charge balance by SMACT's 2014 states; distances of up to 1,000 valid draws to the test set; novelty against the training rows of "
-        "the data set at hand; COV-R, COV-P and energies are not measured.",
+        "the data set at hand.",
     ]
     total = len(structures)
     return Result("mp20-denovo", n or total, total, drawn.seconds, raw, ranked, intervals, published("mp20-denovo"), rows, notes)
@@ -102,3 +149,28 @@ def _unique_of(structures: Sequence[Structure | None], rows: Sequence[int], seco
     kept = np.zeros(len(structures), dtype=bool)
     kept[list(rows)] = metrics.unique([structures[i] for i in rows], seconds)
     return kept
+
+
+def _test_fingerprints(references: Sequence[Structure], jobs: int, seconds: float, progress: Progress) -> list[Any]:
+    """Kept in the cache, but for the failures."""
+    found: dict[str, Any] = {}
+    keys = [key_of(one) for one in references]
+    fingerprints([], seconds=seconds)  # refuses, if matminer is missing, before anything is read
+    kept = Ledger(f"fingerprints-matminer-{importlib.metadata.version('matminer')}")
+    for key in keys:
+        if (entry := kept.get(key)) is not None:
+            found[key] = np.array(entry)
+    waiting = {key: one for key, one in zip(keys, references, strict=True) if key not in found}
+    for key, one in zip(waiting, fingerprints(list(waiting.values()), jobs, seconds), strict=True):
+        found[key] = one
+        if not isinstance(one, str):
+            kept[key] = one.tolist()
+        progress("fingerprints of the test set", len(found), len(references))
+    return [found[key] for key in keys]
+
+
+def _without(prints: Sequence[Any], what: str) -> list[str]:
+    """How many have no fingerprint, and why."""
+    reasons = Counter(one for one in prints if isinstance(one, str))
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return [f"{reasons.total()} {what} have no fingerprint and are near nothing: {listed}."] if reasons else []

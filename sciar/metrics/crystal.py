@@ -1,4 +1,4 @@
-"""Crystals against references: matches, coverage, validity, uniqueness and novelty.
+"""Crystals against references: matches, validity, uniqueness and novelty.
 
 A structure that is None is a failed draw; it counts in every denominator and matches nothing.
 """
@@ -287,14 +287,14 @@ def _matcher() -> StructureMatcher:
 def _timed(task: tuple[Structure | None, Structure | None, float]) -> float | None:
     a, b, seconds = task
     try:
-        with _limit(seconds):
+        with limit(seconds):
             return match(a, b)
     except TimeoutError:
         return float("inf")
 
 
 @contextlib.contextmanager
-def _limit(seconds: float) -> Iterator[None]:
+def limit(seconds: float) -> Iterator[None]:
     """TimeoutError after so many seconds of CPU time, which a busy machine does not change; no limit outside the main thread."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from crystals import caesium_chloride, perovskite, rock_salt, shaken
+from crystals import caesium_chloride, crystal, perovskite, rock_salt, shaken
 from fake import weights
 
 import sciar
 from sciar import bench, datasets, files
-from sciar.bench import mp20_csp
+from sciar.bench import mp20_csp, mp20_denovo
 from sciar.errors import InputError
 from sciar.metrics import crystal as metrics
 from sciar.structure import Structure
@@ -93,13 +94,56 @@ def test_choice_of_rows(mp20: list[Structure]) -> None:
 
 def test_de_novo(mp20: list[Structure]) -> None:
     draws = [rock_salt(4.25, "Mg", "O"), rock_salt(), rock_salt(5.7), None]
-    result = bench.run("mp20-denovo", samples=draws)
+    result = bench.run("mp20-denovo", samples=draws, coverage=False)
     raw = result.raw
     assert raw["struct_valid"] == raw["comp_valid"] == raw["valid"] == raw["accepted"] == 0.75
     assert raw["unique"] == 0.5 and raw["novel"] == 0.5 and raw["unique_novel"] == 0.25
     assert raw["wdist_n_elements"] == pytest.approx(0.25)  # {2} against {2, 3, 2, 2}
-    padded = bench.run("mp20-denovo", samples=draws, n=8)
+    padded = bench.run("mp20-denovo", samples=draws, n=8, coverage=False)
     assert padded.raw["valid"] == raw["valid"] / 2 and padded.n_drawn == 8
+
+
+def test_de_novo_coverage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def by_size(structures: list[Structure | None], jobs: int = 1, seconds: float = 60.0) -> Iterator[np.ndarray | str]:
+        seen.append(len(structures))
+        return (("no crystal" if s is None else np.full(193, 0.1 * s.n_atoms)) for s in structures)
+
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path))
+    monkeypatch.setattr(mp20_denovo, "fingerprints", by_size)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
+    draws = [rock_salt(4.25, "Mg", "O"), None, rock_salt(), rock_salt()]
+    raw = bench.run("mp20-denovo", samples=draws).raw
+    assert raw["cov_precision"] == 0.75 and raw["cov_recall"] == 0.75, "no draw has the perovskite's five atoms: 0.3 √61 away"
+    again = bench.run("mp20-denovo", samples=draws)
+    assert seen == [0, 4, 4, 0, 0, 4], "the test set's are kept"
+    assert again.raw == raw and "1 draws have no fingerprint and are near nothing: 1 no crystal." in again.notes
+
+
+def test_de_novo_without_matminer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
+    result = bench.run("mp20-denovo", samples=[rock_salt()])
+    assert "cov_recall" not in result.raw and result.raw["valid"] == 1
+    assert any(note.startswith("COV-R and COV-P are not measured: coverage: expected the package matminer") for note in result.notes)
+    assert not any("COV" in note for note in bench.run("mp20-denovo", samples=[rock_salt()], coverage=False).notes)
+
+
+def test_de_novo_above_the_hull(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path))
+    copper = crystal("Cu", [[0, 0, 0]], [[0, 1.8, 1.8], [1.8, 0, 1.8], [1.8, 1.8, 0]])
+    result = bench.run("mp20-denovo", samples=[copper, rock_salt(), copper], hull=2, potential="emt", coverage=False)
+    assert result.raw["n_hull"] == 2 and result.raw["n_relaxed"] == 1 and result.raw["n_without_hull"] == 1
+    assert result.raw["stable"] == result.raw["sun_100meV"] == 0, "the one training crystal is magnesia"
+    assert "No training crystal of the element alone" in str(result) and "the first 2 relaxed" in str(result)
+    for arguments, sentence in (
+        ({"hull": 4}, "expected hull from 0 to 3 draws, got 4"),
+        ({"hull": 1, "potential": "ewald"}, "expected chgnet, emt, lj or an ASE calculator, got 'ewald'"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            bench.run("mp20-denovo", samples=[copper] * 3, **arguments)
+    with pytest.raises(InputError, match="expected hull from 0 to 5 draws, got 6"):
+        bench.run("mp20-denovo", model="never loaded", n=5, hull=6)
 
 
 def test_pattern_chooses_the_right_draw(mp20: list[Structure]) -> None:

@@ -1,0 +1,59 @@
+"""What took long to compute, on disk by key: a run that was stopped goes on, and a second one is quick."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import numpy as np
+
+from sciar.datasets import cache_dir
+from sciar.structure import Structure
+
+
+class Ledger(MutableMapping[str, Any]):
+    """Values of JSON's types in `bench/<name>.sqlite` of the cache; several processes may write.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(self, name: str) -> None:
+        path = cache_dir() / "bench" / f"{name}.sqlite"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._table = sqlite3.connect(path, timeout=60, isolation_level=None)
+        self._table.execute("PRAGMA journal_mode = WAL")
+        self._table.execute("PRAGMA synchronous = NORMAL")  # one sync in many entries; a power cut loses the last ones, never the file
+        self._table.execute("CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value TEXT)")
+
+    def __getitem__(self, key: str) -> Any:
+        found = self._table.execute("SELECT value FROM entries WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            raise KeyError(key)
+        return json.loads(found[0])
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._table.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (key, json.dumps(value)))
+
+    def __delitem__(self, key: str) -> None:
+        if not self._table.execute("DELETE FROM entries WHERE key = ?", (key,)).rowcount:
+            raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return (key for (key,) in self._table.execute("SELECT key FROM entries").fetchall())
+
+    def __len__(self) -> int:
+        return int(self._table.execute("SELECT COUNT(*) FROM entries").fetchone()[0])
+
+
+def key_of(structure: Structure, *facts: object) -> str:
+    """SHA-256 of a structure's numbers, positions and cell and of whatever else makes its value what it is."""
+    text = hashlib.sha256(json.dumps(facts, default=str).encode())
+    for array, kind in ((structure.numbers, np.int64), (structure.positions, np.float64), (structure.cell, np.float64)):
+        if array is not None:
+            text.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+        text.update(b"|")
+    return text.hexdigest()
