@@ -137,9 +137,8 @@ def _references(name: str) -> References:
 
     train, test = ([str(smiles) for smiles in datasets.load(name, split).column("smiles")] for split in ("train", "test"))
     known = frozenset(key for text in train if (key := metrics.canonical(text)) is not None)
-    some, test = (
-        [side[k] for k in np.random.default_rng(0).permutation(len(side))[:MOST]] for side in (train, test)
-    )  # QM9 is in order of size
+    # QM9 is in order of size, so the first rows would not do
+    some, test = ([side[k] for k in np.random.default_rng(0).permutation(len(side))[:MOST]] for side in (train, test))
     test = [key for text in test if (key := metrics.canonical(text)) is not None]
     graphs, floor = ([graph for text in side if (graph := nspdk.by_smiles(text)) is not None] for side in (test, some))
     there = nspdk.features(graphs)
