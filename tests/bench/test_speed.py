@@ -62,7 +62,7 @@ def test_attention_and_products_are_counted() -> None:
         return [None] * asked["n"]
 
     assert speed._flop(SimpleNamespace(generate=generate), "molecule", {"n": 2}, 0) == (2 * 2 * 2 * 4 * 16 * 16 * 8 + 2 * 3 * 5 * 7) / 2
-    assert speed.matmul_rate(torch.device("cpu"), torch.float32) > 1e6
+    assert speed.matmul_rate(torch.device("cpu"), torch.float32, 1) > 1e6
 
 
 def test_no_valid_draw() -> None:
