@@ -160,5 +160,6 @@ def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+        form = ".2g" if 0 < abs(value) < 0.01 else ".3f" if abs(value) < 100 else ".0f"
+        return format(value, form)
     return str(value)

@@ -143,12 +143,15 @@ def intervals(records: Sequence[Chemistry | None], seed: int = 0) -> dict[str, t
 
 
 def canonical(smiles: str) -> str | None:
-    """Canonical SMILES without stereo, as in `Chemistry.key`; None when RDKit cannot read it."""
+    """Canonical SMILES without stereo and explicit hydrogens, as in `Chemistry.key`; None when RDKit cannot read it."""
     from rdkit import Chem, rdBase
 
     with rdBase.BlockLogs():
         mol = Chem.MolFromSmiles(smiles)
-    return None if mol is None else Chem.MolToSmiles(mol, isomericSmiles=False)
+        if mol is None:
+            return None
+        Chem.RemoveStereochemistry(mol)  # first: a hydrogen that a mark needs is not removed
+        return str(Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False))
 
 
 def _order_sums(n: int, bonds: np.ndarray) -> np.ndarray:

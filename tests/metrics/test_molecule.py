@@ -41,6 +41,10 @@ def test_both_ways_agree_on_neutral_molecules(smiles):
     assert look_up.stable and own.stable and look_up.key == own.key == canonical(smiles)
 
 
+def test_a_hydrogen_that_a_mark_needs_is_no_part_of_the_name():
+    assert canonical("[H]/N=C/O") == canonical("N=CO") == "N=CO"
+
+
 def test_a_lost_hydrogen_is_unstable_yet_valid_to_the_look_up():
     radical = METHANE.subset([0, 1, 2, 3])
     found = by_lookup(radical)
