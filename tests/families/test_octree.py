@@ -430,6 +430,34 @@ def test_distance_and_valence_are_kept(model: Model, tokenizer: Tokenizer) -> No
         assert s.n_atoms >= 30 or "no place left" in str(s.info["failure"])
 
 
+@pytest.mark.parametrize("place", ["refined", "diffusion"])
+def test_distance_and_valence_without_bins(tokenizer: Tokenizer, place: str) -> None:
+    """What cannot be masked is started anew: every draw keeps the promise or says that it could not."""
+    model, prompts = made(tokenizer, place=place).eval(), [Prompt(n_atoms=(12, 12))] * 12
+    plain = list(model.sample(prompts, [(0, i) for i in range(12)], **{**PLAIN, "refine": 3}))
+    found = {
+        d.index: d
+        for d in model.sample(prompts, [(0, i) for i in range(12)], 5, **{**PLAIN, "refine": 3}, min_distance=2.0, valence=True, tries=4)
+    }
+    room = Room(tokenizer.config.elements, 2.0, True)
+    held = failed = again = 0
+    for one in plain:
+        s, kept = tokenizer.decode(found[one.index].tokens), tokenizer.decode(one.tokens)
+        fits = lambda s: room.kept(torch.tensor(s.positions), torch.from_numpy(tokenizer.codes[s.numbers]))  # noqa: E731
+        if "failure" in s.info:
+            failed += 1
+            assert "after 4 starts" in str(s.info["failure"]) and found[one.index].calls > one.calls
+            continue
+        assert fits(s)
+        held += 1
+        if fits(kept):
+            assert np.allclose(s.positions, kept.positions, atol=1e-4)
+        else:
+            again += 1
+            assert found[one.index].calls > one.calls
+    assert held + failed == len(found) == 12 and held and again
+
+
 def test_room_is_what_it_says() -> None:
     room = Room(("H", "C"), 0.8, True)
     placed = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.09]])
@@ -494,8 +522,6 @@ def test_unknown_choices_are_refused(tokenizer: Tokenizer) -> None:
     check_raises(lambda: list(bare.sample([Prompt(properties={"gap_eV": 5.0})], [(0, 0)])), InputError, "properties")
     check_raises(lambda: ModelConfig(place="refined", refiner_layers=0), InputError, "refiner_layers")
     check_raises(lambda: ModelConfig(waves="none", pair=False), InputError, "pair")
-    diffusive = made(tokenizer, place="diffusion").eval()
-    check_raises(lambda: list(diffusive.sample([Prompt()], [(0, 0)], min_distance=0.8)), InputError, "diffusion head")
     check_raises(lambda: bare.predict(collate(Tokens, [tokenizer.encode(datasets.samples("qm9")[9])])), InputError, "property head")
 
 

@@ -1,4 +1,4 @@
-"""What a draw must satisfy, as masks over logits: each is kept by construction, not by rejection.
+"""What a draw must satisfy, as masks over logits: each is kept by construction, not by rejection (but see `Room`).
 
 A node's byte is one of those from which the wanted number of atoms can still be reached and which keep the nodes of
 fixed atoms; an element is one that is allowed and still due; a place in a cell is one that keeps its distance and gives
@@ -197,7 +197,7 @@ def allowed_bytes(
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Which places in a cell an atom can take.
+    """Which places in a cell an atom can take, where the model draws them one after the other; else which finished structures will do.
 
     Args:
         elements: symbols. min_distance: between any two atoms, Å.
@@ -228,6 +228,16 @@ class Room:
             bonded = squares < (longest[e, kinds[near]] ** 2)[:, None, None, None]
             out.append(clear & (bonded.sum(0) <= valences[e]) & ~bonded[full].any(0))
         return torch.stack(out)
+
+    def kept(self, x: Float[Tensor, "n 3"], kinds: Int[Tensor, "n"]) -> bool:
+        """Whether a whole structure keeps its distances and valences."""
+        apart = torch.cdist(x.double(), x.double()) + torch.eye(len(x), device=x.device) * 1e3
+        if bool((apart < self.min_distance - 1e-9).any()):
+            return False
+        if not self.valence:
+            return True
+        longest, valences = (t.to(x.device) for t in _neighbour_table(self.elements))
+        return bool(((apart < longest[kinds[:, None], kinds]).sum(1) <= valences[kinds]).all())
 
 
 @lru_cache(maxsize=8)

@@ -18,20 +18,21 @@ class Options:
     Args:
         tree_temperature, element_temperature, place_temperature: of bytes, elements, bins. Published for QM9: 0.9, 0.3, 0.3; the
             bundled model is truest with 0.4 for bytes (README).
-        min_distance: between any two atoms, Å; 0 = free. valence: no atom gets more neighbours than its largest valence.
+        min_distance: between any two atoms, Å; 0 = free. valence: no atom gets more neighbours than its largest valence. Kept by masks
+            where the model draws bins (and no refiner moves the atoms then); by fresh starts where it does not.
         guidance: of the conditions (properties, number of atoms, composition); 1 = none.
         rank: what `score` is: "likelihood" (nats of all events), "atoms" (mean over elements and bins),
             "element" (mean over elements, as published); always of the network without masks and temperatures. "property": minus the
             mean distance, in spreads of the training data, between the wanted properties and those the same network reads off the draw.
         score: not used: the score costs nothing.
         steps: solver steps of the diffusion head, where the model has one.
-        refine: evaluations of the joint refiner, where the model has one; none under `min_distance` or `valence`, whose promise
-            it could break. refine_sigma: the error in Å it assumes at its start. churn: share of fresh noise in each of its steps.
+        refine: evaluations of the joint refiner, where the model has one. refine_sigma: the error in Å it assumes at its start. churn:
+            share of fresh noise in each of its steps.
         closed_shell: an even number of electrons, by the likeliest exchange of one element in each round of `proofread`.
         proofread: most rounds of reading the elements again after it, see proofread.py; `score` then is of the last reading.
         together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
             1 = one by one, a large number = whole levels at once. Constraints are kept all the same.
-        tries: fresh starts when `min_distance` or `valence` leave no place for an atom.
+        tries: starts when `min_distance` or `valence` are not kept, or leave no place for an atom; their calls are counted.
         previews: each level of a draw is yielded as it is finished, before the draw itself.
         poll: steps between two looks at what is finished; 0 = every step on a CPU, 8 on a GPU.
         precision: "bf16" or "32".

@@ -8,6 +8,7 @@ from its key alone, so the batch it happens to sit in does not matter.
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ class Grown:
 
     job: Job
     tokens: Tokens
+    tries: int
     calls: int
     score: Float[Tensor, "3"]
     cells: Cells
@@ -108,33 +110,32 @@ class Rows:
         self.job: list[Job | None] = [None] * b
         self.pool: list[Grown] = []
         self.tries, self.age, self.width = [0] * b, [0] * b, 0
-        keeps = bool(options.min_distance or options.valence)
-        self.evaluations = options.refine if c.refiner_layers and not keeps else 0
-        self.room = None
-        if options.min_distance or options.valence:
-            self.room = Room(t.elements, options.min_distance, options.valence)
+        self.waiting = deque((job, 0, 0) for job in jobs)  # with tries and calls so far
+        self.promise = Room(t.elements, options.min_distance, options.valence) if options.min_distance or options.valence else None
+        self.room = self.promise if c.place == "bins" else None  # kept by masks; else the finished structure is looked at
+        self.evaluations = options.refine if c.refiner_layers and self.room is None else 0
 
     def run(self) -> Iterator[Draw]:
-        waiting = iter(self.jobs)
-        self._fill(waiting, list(range(self.rows)))
-        while self.pool or any(job is not None for job in self.job):
+        self._fill(list(range(self.rows)))
+        while self.pool or self.waiting or any(job is not None for job in self.job):
             finished: list[Draw] = []
             # one autocast region for many steps: it keeps the cast weights until it ends
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
                 while not finished:
                     for _ in range(self.poll):
                         self._step()
-                    finished = [*(self._previews() if self.options.previews else ()), *self._collect(waiting)]
+                    finished = [*(self._previews() if self.options.previews else ()), *self._collect()]
             yield from finished
 
     # ---- rows begin and end
 
-    def _fill(self, waiting: Iterator[Job], rows: list[int]) -> None:
-        new = [(r, job) for r, job in zip(rows, waiting, strict=False)]
-        for r, job in new:
-            self.job[r], self.tries[r], self.calls[r] = job, 0, 0
+    def _fill(self, rows: list[int]) -> None:
+        new = rows[: len(self.waiting)]
+        for r in new:
+            job, self.tries[r], self.calls[r] = self.waiting.popleft()
+            self.job[r] = job
             self._begin(r, job)
-        self._tell([r for r, _ in new])
+        self._tell(new)
 
     def _begin(self, r: int, job: Job) -> None:
         wish, device = job.wish, self.device
@@ -174,7 +175,7 @@ class Rows:
     def _asked(self, wish: Wish) -> bool:
         return self.model.config.condition and bool(wish.properties or wish.composition is not None or wish.atoms[0] == wish.atoms[1])
 
-    def _collect(self, waiting: Iterator[Job]) -> list[Draw]:
+    def _collect(self) -> list[Draw]:
         state = torch.stack([self.at, self.end, self.dead.long(), self.calls]).tolist()
         draws = []
         for r, job in enumerate(self.job):
@@ -185,13 +186,12 @@ class Rows:
                 self.tries[r] += 1
                 self._begin(r, job)
             elif dead:
-                failure = f"no place left for an atom after {self.options.tries} starts"
-                draws.append(Draw(job.index, self._tokens(r, job.wish, 0, failure), float("nan"), calls))
+                draws.append(self._failed(job, "no place left for an atom", calls))
                 self.job[r] = None
             elif at >= end:
                 self.pool.append(self._grown(r, job, end, calls))
                 self.job[r] = None
-        self._fill(waiting, [r for r, job in enumerate(self.job) if job is None])
+        self._fill([r for r, job in enumerate(self.job) if job is None])
         # the refiner is for many at once
         if self.pool and (not self.evaluations or len(self.pool) >= self.rows or all(job is None for job in self.job)):
             alike = sorted(self.pool, key=lambda g: len(g.tokens.element))  # little padding; small enough for the caches of a CPU
@@ -231,33 +231,54 @@ class Rows:
             allowed=self.due[r][None] > 0,
             condition=self.condition[r][None].clone() if self.model.config.condition else None,
         )
-        return Grown(job, tokens, calls, self.score[r].clone(), cells)
+        return Grown(job, tokens, self.tries[r], calls, self.score[r].clone(), cells)
 
     def _finish(self, grown: list[Grown]) -> list[Draw]:
         """The draws of complete trees: exact coordinates and elements read again, see proofread.py; fixed atoms stay."""
-        if not self.evaluations:
-            return [Draw(g.job.index, g.tokens, self._rank(g.score, g.job, g.tokens), g.calls) for g in grown]
+        if self.evaluations:
+            grown = self._refined(grown)
+        draws = []
+        for g in grown:
+            cells = g.cells
+            if self.promise is None or self.room or self.promise.kept(cells.x[0], cells.element[0]):
+                draws.append(Draw(g.job.index, g.tokens, self._rank(g.score, g.job, g.tokens), g.calls))
+            elif g.tries + 1 < self.options.tries:
+                self.waiting.append((g.job, g.tries + 1, g.calls))
+            else:
+                draws.append(self._failed(g.job, "atoms too near or with too many neighbours", g.calls))
+        return draws
+
+    def _refined(self, grown: list[Grown]) -> list[Grown]:
         cells = Cells.together([g.cells for g in grown])
         noise = np.zeros((max(0, self.evaluations - 2), *cells.x.shape), dtype=np.float32)
         for k, g in enumerate(grown):
             n = len(g.tokens.element)
-            noise[:, k, :n] = np.random.default_rng([*g.job.key, 3]).standard_normal((len(noise), n, 3), dtype=np.float32)
+            noise[:, k, :n] = np.random.default_rng([*g.job.key, 3, *([g.tries] if g.tries else [])]).standard_normal(
+                (len(noise), n, 3), dtype=np.float32
+            )
         final = finished(self.model, cells, self.options, torch.from_numpy(noise).to(self.device))
-        draws = []
+        done = []
         for k, g in enumerate(grown):
             n = len(g.tokens.element)
-            x, element = final.x[k, :n].cpu().numpy().astype(np.float64), final.element[k, :n].cpu().numpy()
-            tokens = dataclasses.replace(g.tokens, positions=x, element=element, exact=True)
+            x, element = final.x[k, :n], final.element[k, :n]
+            tokens = dataclasses.replace(g.tokens, positions=x.cpu().numpy().astype(np.float64), element=element.cpu().numpy(), exact=True)
             if self.options.proofread:
                 g.score[1] = final.likely[k] * n
-            draws.append(Draw(g.job.index, tokens, self._rank(g.score, g.job, tokens), g.calls + int(final.calls[k])))
-        return draws
+            moved = dataclasses.replace(g.cells, x=x[None], element=element[None])
+            done.append(dataclasses.replace(g, tokens=tokens, calls=g.calls + int(final.calls[k]), cells=moved))
+        return done
 
-    def _tokens(self, r: int, wish: Wish, events: int, failure: str = "") -> Tokens:
+    def _failed(self, job: Job, what: str, calls: int) -> Draw:
+        none = np.zeros(0, dtype=np.int64)
+        failure = f"{what} after {self.options.tries} starts"
+        tokens = Tokens(none, none, none.reshape(0, 3), none, np.zeros((0, 3)), self._unknown(), pose=job.wish.pose, failure=failure)
+        return Draw(job.index, tokens, float("nan"), calls)
+
+    def _tokens(self, r: int, wish: Wish, events: int) -> Tokens:
         inner = int((self.level[r, :events] > 0).sum())
         tree, element, bins = (s[r].cpu().numpy().copy() for s in (self.byte, self.element, self.bins))
         atoms = events - inner
-        if atoms:
+        if len(wish.code):
             bins[inner + np.searchsorted(self.code[r, inner:events].cpu().numpy(), wish.code)] = wish.bins  # the trunk saw others
         return Tokens(
             tree=tree[:inner],
@@ -267,7 +288,6 @@ class Rows:
             positions=np.zeros((atoms, 3)),
             properties=self._unknown(),
             pose=wish.pose,
-            failure=failure,
         )
 
     def _unknown(self) -> np.ndarray:

@@ -27,9 +27,6 @@ def sample(
         InputError: an unknown option, or a prompt that cannot be kept (see `wish_of`).
     """
     chosen = options_of(Options, options)
-    if (chosen.min_distance or chosen.valence) and model.config.place != "bins":
-        kind = "a diffusion head" if model.config.place == "diffusion" else "a refiner"
-        raise InputError(f"sample: expected a model that draws bins for min_distance= and valence=, got {kind}; leave them out")
     if chosen.together > 1 and model.config.layout != "queries":
         raise InputError(f"sample: expected layout queries for together=, got a model of layout {model.config.layout}; leave it out")
     offset = 0.0 if model.config.given else OFFSET
