@@ -303,6 +303,15 @@ def test_events_of_a_level_can_be_drawn_together(tokenizer: Tokenizer) -> None:
         assert {model.tokenizer.decode(d.tokens).formula for d in draws} == {"C4H6O2"}
         passes[together] = sum(d.calls for d in draws) / 5
     assert passes[32] == 6 and passes[4] < 0.5 * passes[1]
+    one, never, often = (
+        {d.index: d for d in model.sample(prompts, [(0, i) for i in range(5)], 3, **{**PLAIN, **more})}
+        for more in ({}, {"together": 32, "sure": 0.0}, {"together": 32, "sure": 2.0})
+    )
+    for i, d in one.items():  # nothing is ever that sure: one by one, and the same draw
+        assert never[i].calls == d.calls and np.array_equal(never[i].tokens.tree, d.tokens.tree)
+        assert model.tokenizer.decode(often[i].tokens).formula == "C4H6O2" and 6 <= often[i].calls <= d.calls
+    assert sum(d.calls for d in often.values()) < sum(d.calls for d in one.values())
+    check_sampler(model, tokenizer, prompts, together=4, sure=2.0, **PLAIN)
     check_sampler(model, tokenizer, prompts, together=4, **PLAIN)
     check_raises(lambda: list(made(tokenizer).sample([Prompt()], [(0, 0)], together=2)), InputError, "queries", "fused")
 

@@ -32,6 +32,8 @@ class Options:
         proofread: most rounds of reading the elements again after it, see proofread.py; `score` then is of the last reading.
         together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
             1 = one by one, a large number = whole levels at once. Constraints are kept all the same.
+        sure: of those the events that are drawn, in order, up to the first one whose entropy is above this, nats; it and the rest wait
+            for the next pass. inf = all.
         tries: starts when `min_distance` or `valence` are not kept, or leave no place for an atom; their calls are counted.
         previews: each level of a draw is yielded as it is finished, before the draw itself.
         poll: steps between two looks at what is finished; 0 = every step on a CPU, 8 on a GPU.
@@ -54,6 +56,7 @@ class Options:
     proofread: int = 8
     closed_shell: bool = True
     together: int = 1
+    sure: float = float("inf")
     tries: int = 20
     previews: bool = False
     poll: int = 0
@@ -72,6 +75,8 @@ class Options:
             raise InputError(f"sample: expected refine ≥ 0 and refine_sigma > 0, got {self.refine} and {self.refine_sigma}")
         if self.proofread < 0 or not 0 <= self.churn <= 1:
             raise InputError(f"sample: expected proofread ≥ 0 and churn from 0 to 1, got {self.proofread} and {self.churn}")
+        if not self.sure >= 0:
+            raise InputError(f"sample: expected sure of at least 0 nats, got {self.sure}")
         if self.together < 1 or self.tries < 1:
             raise InputError(f"sample: expected together and tries of at least 1, got {self.together} and {self.tries}")
         if self.precision not in ("bf16", "32"):

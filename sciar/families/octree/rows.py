@@ -317,17 +317,29 @@ class Rows:
     # ---- some events of every row
 
     def _step(self) -> None:
-        """One pass of the network, then the next `together` events of a level, one after the other."""
+        """One pass of the network, then up to `together` events of a level, one after the other, as far as they are sure."""
         opens = self.at == self.level_end
         self.level_end = torch.where(opens, self.end, self.level_end)
         self.made = torch.where(opens, 0, self.made)
         count = (self.level_end - self.at).clamp(max=self.together)
         h = self._states(count)
+        begin, sure = self.at, count > 0
         for k in range(self.together):
-            self._event(h[:, k], k < count)
-        self.last = count
+            sure = sure & (k < count)
+            if k and np.isfinite(self.options.sure):
+                sure = sure & self._sure(h[:, k])
+            self._event(h[:, k], sure)
+        self.last = self.at - begin
         self.calls += count > 0
         self.age = [a + self.together for a in self.age]
+
+    def _sure(self, h: Float[Tensor, "b d"]) -> Bool[Tensor, "b"]:
+        """Whether the next event of each row is decided well enough to be drawn beside those before it."""
+        law = self.model.byte_logits(h).log_softmax(-1)
+        of_node = -(law.exp() * law).sum(-1)
+        law = self.model.leaf_head.element(h[..., : self.model.config.width])[:, : self.model.n_elements].log_softmax(-1)
+        entropy = torch.where(self.level[self.row, self.at.clamp(max=self.longest)] > 0, of_node, -(law.exp() * law).sum(-1))
+        return entropy <= self.options.sure
 
     def _event(self, h: Float[Tensor, "b d"], active: Bool[Tensor, "b"]) -> None:
         row = self.row
