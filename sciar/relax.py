@@ -87,30 +87,20 @@ def relax(
         InputError: ASE or the potential is not installed, an unknown name, or a number out of range.
     """
     done: dict[int, Relaxed] = {}
-    for index, result in relaxing(structures, model, steps, force, cell, optimizer, seconds, jobs):
+    for index, result in relaxing(structures, How(model, steps, force, cell, optimizer), seconds, jobs):
         done[index] = result
         if progress is not None:
             progress(len(done), len(structures))
     return [done[k] for k in range(len(structures))]
 
 
-def relaxing(
-    structures: Sequence[Structure],
-    model: Any = "chgnet",
-    steps: int = 300,
-    force: float = 0.05,
-    cell: bool = True,
-    optimizer: str = "FIRE",
-    seconds: float = 300.0,
-    jobs: int = 1,
-) -> Iterator[tuple[int, Relaxed]]:
+def relaxing(structures: Sequence[Structure], how: How, seconds: float = 300.0, jobs: int = 1) -> Iterator[tuple[int, Relaxed]]:
     """`relax`, one (index, result) as soon as it is there, in any order.
 
     Raises:
         InputError: as `relax`, when the first result is asked for.
     """
-    _check(model, steps, force, optimizer, seconds, jobs)
-    how = How(model, steps, force, cell, optimizer)
+    _check(how.model, how.steps, how.force, how.optimizer, seconds, jobs)
     try:
         pickle.dumps(how)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

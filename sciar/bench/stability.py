@@ -13,7 +13,7 @@ from sciar.bench import Progress
 from sciar.bench.ledger import Ledger, key_of
 from sciar.metrics import crystal, hull
 from sciar.record import pack, unpack
-from sciar.relax import Relaxed, relaxing
+from sciar.relax import How, Relaxed, relaxing
 from sciar.structure import SYMBOLS, Structure
 
 STEPS, FORCE = 300, 0.05
@@ -113,7 +113,8 @@ def _relaxed(
     waiting = {key: one for key, one in zip(keys, crystals, strict=True) if key not in done}
     order = list(waiting)
     progress(len(crystals) - len(order))
-    for index, found in relaxing(list(waiting.values()), potential, steps, FORCE, bool(steps), seconds=seconds, jobs=jobs):
+    how = How(potential, steps, FORCE, cell=bool(steps), optimizer="FIRE")
+    for index, found in relaxing(list(waiting.values()), how, seconds, jobs):
         done[order[index]] = found
         if found.failure is None:
             entry = {"energy_eV": found.energy_after, "steps": found.steps, "converged": found.converged}
