@@ -2,7 +2,8 @@
 
 `planar`, `tree`, `sbm`: valid, unique and novel, and the discrepancies of five descriptors with their ratio to those of the training
 set (SPECTRE's protocol, total variation). `community`, `ego`: three discrepancies by earth mover's distance, without isolated nodes
-(GDSS's protocol). The row "training set" is the floor: the training graphs judged as if they had been drawn.
+(GDSS's protocol). A second row has the sampler's masks: one piece, and for `planar` and `tree` no bond that would leave the class.
+The row "training set" is the floor: the training graphs judged as if they had been drawn.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sciar.metrics import graph as metrics
 from sciar.structure import Structure
 
 RUNS = 5
+WITHIN = {"planar": "planar", "tree": "forest"}  # the sampler's name of the class
 SETS: dict[str, tuple[str, str, tuple[str, ...], Callable[[metrics.Adjacency], bool]]] = {
     "planar": ("planar", "tv", ("degree", "clustering", "orbit", "spectral", "wavelet"), metrics.planar),
     "tree": ("tree", "tv", ("degree", "clustering", "orbit", "spectral", "wavelet"), metrics.tree),
@@ -38,6 +40,7 @@ def run_protocol(
     progress: Progress = lambda what, done, total: None,
     device: str | None = None,
     temperature: float | None = None,
+    masked: bool = True,
 ) -> Result:
     """Run the protocol.
 
@@ -48,7 +51,7 @@ def run_protocol(
         n: draws; None = five times the test graphs. Shares are over all draws, discrepancies are means over runs of that size.
         seed: of the draws.
         progress: told what is being done.
-        device: where the model runs. temperature: of the sampler.
+        device: where the model runs. temperature: of the sampler. masked: the row with masks, for a model that has them.
 
     Raises:
         InputError: neither or both of model and samples, or no draws. DataError: the data set is not to be had.
@@ -59,47 +62,56 @@ def run_protocol(
     name, kernel, descriptors, valid = SETS[protocol]
     train, test = ([structure.adjacency() > 0 for structure in datasets.load(name, split)] for split in ("train", "test"))
     n, problems = n or RUNS * len(test), []
+    cases: dict[str, front.Drawn] = {}
     if samples is not None:
         found = _given(protocol, samples)
-        drawn, label = front.Drawn(found.structures, found.scores, 0.0, 0), found.name
+        cases[found.name] = front.Drawn(found.structures, found.scores, 0.0, 0)
         problems = found.notes()
     else:
-        progress("drawing", 0, 2)
-        options = {} if temperature is None else {"temperature": temperature}
-        drawn, label = front.de_novo(model, n, seed, device, task="graph", **options), front.name_of(model)
-    progress("judging", 1, 2)
-    graphs = [None if s is None else s.adjacency() > 0 for s in drawn.structures]
+        asked = {} if temperature is None else {"temperature": temperature}
+        masks = {"": {"connected": False}, ", masks": {"within": WITHIN.get(protocol, "")}}
+        for k, (label, options) in enumerate(list(masks.items())[: 1 + masked]):
+            progress(f"drawing{label}", k, 3)
+            cases[front.name_of(model) + label] = front.de_novo(model, n, seed, device, task="graph", **options, **asked)
+    progress("judging", 2, 3)
     isolated = kernel == "tv"  # GDSS scores graphs without their isolated nodes
     whole = lambda part: [g if isolated else g[np.ix_(g.any(0), g.any(0))] for g in part if g is not None]  # noqa: E731
     reference, known = (metrics.described(whole(part), descriptors) for part in (test, train))
     floor = metrics.discrepancies(known, reference, kernel)
     summary = lambda d: {"ratio": metrics.ratio(d, floor)} if kernel == "tv" else {"average": float(np.mean(list(d.values())))}  # noqa: E731
-    counts = metrics.vun(graphs, train, valid)
-    shares = {key: getattr(counts, key) / len(graphs) for key in ("valid", "unique", "novel", "vun")}
-    low, high = metrics.interval(counts.vun, len(graphs))
-    runs = max(1, min(RUNS, len(graphs) // len(test)))
-    parts = [metrics.discrepancies(metrics.described(whole(graphs[k::runs]), descriptors), reference, kernel) for k in range(runs)]
-    means = {key: float(np.mean([part[key] for part in parts])) for key in descriptors}
-    first = {"model": label, "draws": len(graphs), **shares, "vun_low": low, "vun_high": high, **means, **summary(means)}
-    if drawn.seconds:
-        first |= {"seconds_per_graph": drawn.seconds / len(graphs), "network_calls_per_sample": drawn.calls / len(graphs)}
+    rows: list[dict[str, Any]] = []
+    for label, drawn in cases.items():
+        graphs = [None if s is None else s.adjacency() > 0 for s in drawn.structures]
+        counts = metrics.vun(graphs, train, valid)
+        shares = {key: getattr(counts, key) / len(graphs) for key in ("valid", "unique", "novel", "vun")}
+        low, high = metrics.interval(counts.vun, len(graphs))
+        runs = max(1, min(RUNS, len(graphs) // len(test)))
+        parts = [metrics.discrepancies(metrics.described(whole(graphs[k::runs]), descriptors), reference, kernel) for k in range(runs)]
+        means = {key: float(np.mean([part[key] for part in parts])) for key in descriptors}
+        row = {"model": label, "draws": len(graphs), **shares, "vun_low": low, "vun_high": high, **means, **summary(means)}
+        if drawn.seconds:
+            row |= {"seconds_per_graph": drawn.seconds / len(graphs), "network_calls_per_sample": drawn.calls / len(graphs)}
+        rows.append(row)
+    first = rows[0]
     sound = float(np.mean([valid(graph) for graph in train]))
-    rows: list[dict[str, Any]] = [first, {"model": "training set", "draws": len(train), "valid": sound, **floor, **summary(floor)}]
+    rows.append({"model": "training set", "draws": len(train), "valid": sound, **floor, **summary(floor)})
     raw = {key: value for key, value in first.items() if key not in ("model", "draws", "vun_low", "vun_high")}
     notes = [
         f"Shares of every draw; vun: valid, unique and novel, Wilson's interval of 95 %. Squared MMD ({kernel}) to {len(test)} test graphs."
     ]
+    if len(cases) > 1:
+        notes.append("masks: one piece" + (f", and within the class {WITHIN[protocol]}" if protocol in WITHIN else "") + ".")
     notes += problems
     if protocol == "sbm":
         notes.append("SBM: communities by spectral clustering and likelihood moves instead of graph-tool's search; the test is SPECTRE's.")
-    total = len(graphs)
+    total = sum(len(drawn.structures) for drawn in cases.values())
     return Result(
         protocol,
         n if model is not None else total,
         total,
-        drawn.seconds,
+        sum(drawn.seconds for drawn in cases.values()),
         raw,
-        intervals={"vun": (low, high)},
+        intervals={"vun": (first["vun_low"], first["vun_high"])},
         published=published(protocol),
         rows=rows,
         notes=notes,

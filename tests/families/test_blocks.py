@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import networkx as nx
@@ -25,6 +26,7 @@ from sciar.families.blocks.model import Clean, walk_features
 from sciar.families.blocks.options import Options
 from sciar.families.blocks.sample import NOWHERE, _Batch
 from sciar.families.blocks.tokens import computed, implied, node_type
+from sciar.metrics import graph as graph_metrics
 from sciar.prompt import Prompt
 from sciar.testing import check_family, check_raises, check_sampler
 
@@ -350,6 +352,19 @@ def test_plain_graphs_are_one_piece_and_degrees_stay_exact() -> None:
     model = Model(TINY, plain).eval()
     for draw in model.sample([Prompt(n_atoms=(10, 24))] * 12, [(8, i) for i in range(12)]):
         assert one_piece(draw.tokens) and len(draw.tokens.kind) >= 10
+
+
+@pytest.mark.parametrize(("within", "belongs"), [("planar", graph_metrics.planar), ("forest", graph_metrics.tree)])
+def test_draws_stay_within_a_class_of_graphs(within: str, belongs: Callable) -> None:
+    plain = Tokenizer(TokenizerConfig(atoms=("X",), implied=False, hops=1, max_atoms=24))
+    torch.manual_seed(1)
+    model = Model(TINY, plain).eval()
+    prompts, keys = [Prompt(n_atoms=(12, 24))] * 12, [(8, i) for i in range(12)]
+    kept, free = ([plain.decode(d.tokens).adjacency() > 0 for d in model.sample(prompts, keys, within=w)] for w in (within, ""))
+    assert all(map(belongs, kept)) and not all(map(belongs, free))
+    with pytest.raises(InputError, match="absorbing"):
+        noisy = Model(dataclasses.replace(TINY, kernel="uniform"), plain)
+        list(noisy.sample(prompts[:1], keys[:1], within=within))
 
 
 def test_a_headers_demand_can_be_met(model: Model) -> None:

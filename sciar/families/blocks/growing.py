@@ -71,6 +71,16 @@ class Growing:
         for k in {row, max(column - self.start, 0)} if column >= self.start else {row}:
             self.shown[k] |= self.left[k] <= 0
 
+    def stays_planar(self, node: int, column: int) -> bool:
+        """Whether the graph can still be drawn without crossings with one more bond."""
+        import networkx as nx
+
+        if self.piece[node] != self.piece[column]:
+            return True  # a bond between two pieces crosses nothing
+        bonds = self.orders[: self.n, : self.n] > 0
+        bonds[node, column] = bonds[column, node] = True
+        return bool(nx.check_planarity(nx.from_numpy_array(bonds))[0])
+
     def tokens(self, properties: int) -> Tokens:
         i, j = np.nonzero(np.triu(self.orders[: self.n, : self.n]))
         bonds = np.stack([i, j, self.orders[i, j]], 1)

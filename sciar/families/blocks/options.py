@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from sciar.errors import InputError
 
+CLASSES = ("", "planar", "forest")  # of graphs; each is closed under leaving edges out
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -16,6 +18,7 @@ class Options:
             a bound of what is lost by not looking again. 0 = one row per call.
         singly: a row with several open bonds whose entropy is above that bound draws one of them per call.
         connected: only blocks and bonds after which the graph can still become one piece (absorbing kernel); False for graphs of several.
+        within: "planar" or "forest": only bonds that keep the graph so (with `connected` a forest ends as a tree); "" = any.
         valence: only bonds that no atom's largest bond order sum in the training data forbids.
         sampler: of the kernels with noise levels: "sid" (predict and noise again) or "posterior". steps: noise levels, 0 = as trained.
         temperature: of all logits; below 1 is nearer to the mode. guidance: of the property condition; 1 = none.
@@ -26,6 +29,7 @@ class Options:
     entropy: float = 0.1
     singly: bool = True
     connected: bool = True
+    within: str = ""
     valence: bool = False
     sampler: str = "sid"
     steps: int = 0
@@ -39,6 +43,8 @@ class Options:
             raise InputError(
                 f"sample: expected sampler sid or posterior and precision 32 or bf16, got {self.sampler!r}, {self.precision!r}"
             )
+        if self.within not in CLASSES:
+            raise InputError(f"sample: expected within planar, forest or '', got {self.within!r}")
         if self.temperature <= 0 or self.entropy < 0 or self.steps < 0:
             raise InputError(
                 f"sample: expected temperature > 0, entropy ≥ 0, steps ≥ 0, got {self.temperature}, {self.entropy}, {self.steps}"

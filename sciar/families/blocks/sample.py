@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sciar.diffusion import categorical, subset
+from sciar.errors import InputError
 from sciar.families.blocks.growing import Growing, begun
 from sciar.families.blocks.joined import joinable
 from sciar.families.blocks.model import MASKED, NOISED, SELF, Rows, powers
@@ -62,6 +63,8 @@ class _Batch:
         self.masked = bool(options.valence and capacity)
         self.capacity = np.array(capacity if self.masked else [10**6] * len(types))
         self.connected = options.connected and self.absorbing
+        if options.within and not self.absorbing:
+            raise InputError(f"within: expected weights of the absorbing kernel, got {model.config.kernel}; use others or leave it out")
 
     def run(self) -> Iterator[Draw]:
         self._fill()
@@ -335,22 +338,30 @@ class _Batch:
         free = self.capacity[g.kind[: g.n]] - used
         free[g.start :] -= np.maximum(g.left - 1, 0)  # every other open bond takes one at least
         law[(o > free[:, None]) | (o > free[me])] = subset.NEVER
+        if self.options.within == "forest":
+            law[g.piece[: g.n] == g.piece[me]] = subset.NEVER
         law[~self._joining(g, row, law > subset.NEVER / 2)] = subset.NEVER
         return law
 
     def _draw_row(self, g: Growing, row: int, logits: np.ndarray, entropy: float) -> None:
         """The bonds of a row: together, or one by one where the next depends on the last (the law is the same)."""
         again = self.options.singly and entropy > self.options.entropy  # the network looks again after one bond
+        crossing: list[int] = []  # columns found to break planarity, which costs too much to ask of all
         while not g.shown[row]:
             law = self._law(g, row, logits)
+            law[crossing] = subset.NEVER
             odds = _lse(law)
             m = min(int(g.left[row]), int((odds > subset.NEVER / 2).sum()))
             columns = subset.draw(odds, m, g.stream)
-            single = len(columns) > 1 and (again or self.masked or (self.connected and np.ptp(g.piece[: g.n]) > 0))
+            bound = self.masked or self.options.within or (self.connected and np.ptp(g.piece[: g.n]) > 0)
+            single = len(columns) > 1 and bool(again or bound)
             if single:
-                pick = columns[int(g.stream.integers(len(columns)))]
-                g.score += float(np.log(max(subset.marginals(odds, m)[pick], 1e-300) / m))
-                columns = columns[columns == pick]
+                columns = columns[[int(g.stream.integers(len(columns)))]]
+            if self.options.within == "planar" and len(columns) and not g.stays_planar(g.start + row, int(columns[0])):
+                crossing.append(int(columns[0]))
+                continue
+            if single:
+                g.score += float(np.log(max(subset.marginals(odds, m)[columns[0]], 1e-300) / m))
             elif len(columns):
                 g.score += subset.log_probability(odds, columns)
             else:
