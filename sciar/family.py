@@ -47,6 +47,7 @@ class Tokenizer(ABC):
             except InputError:
                 continue
 
+    records: int = 1  # that `encode_many` makes of a structure
     normalisations: ClassVar[tuple[str, ...]] = ()  # statistics that weights are tied to: further training keeps them
 
     def limits(self) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def _holding_most(task: str, structures: Sequence[Structure]) -> str:
         header = checkpoint.read_header(checkpoint.find(name))
         family = load_family(header["family"])
         tokenizer = family.Tokenizer(fill(family.TokenizerConfig, header["tokenizer_config"], "tokenizer"))
-        held = sum(1 for _ in tokenizer.encode_many(structures))
+        held = sum(1 for _ in tokenizer.encode_many(structures)) // tokenizer.records
         if held > most:
             best, most = name, held
     return best

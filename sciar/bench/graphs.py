@@ -69,7 +69,7 @@ def run_protocol(
         problems = found.notes()
     else:
         asked = {} if temperature is None else {"temperature": temperature}
-        masks = {"": {"connected": False}, ", masks": {"within": WITHIN.get(protocol, "")}}
+        masks: dict[str, dict[str, Any]] = {"": {"connected": False}, ", masks": {"within": WITHIN.get(protocol, "")}}
         for k, (label, options) in enumerate(list(masks.items())[: 1 + masked]):
             progress(f"drawing{label}", k, 3)
             cases[front.name_of(model) + label] = front.de_novo(model, n, seed, device, task="graph", **options, **asked)

@@ -120,6 +120,18 @@ def test_configurations_that_cannot_be_are_refused(tokenizer: Tokenizer) -> None
     check_raises(lambda: Model(TINY, Tokenizer(TokenizerConfig(hops=0))), InputError, "hops=0")
 
 
+def test_a_graph_in_several_random_orders() -> None:
+    several = Tokenizer(TokenizerConfig(atoms=("X",), implied=False, hops=1, orders=5, max_atoms=16, max_block=1))
+    graphs = [from_networkx(nx.random_labeled_tree(n, seed=n)) for n in (12, 16)]
+    records = list(several.encode_many(graphs))
+    assert len(records) == several.records * len(graphs) and several.statistics(TokenArrays.from_tokens(Tokens, records))["sizes"][12] == 5
+    for k, record in enumerate(records):
+        assert record.block.tolist() == list(range(len(record.kind)))
+        assert nx.is_isomorphic(to_networkx(several.decode(record)), to_networkx(graphs[k % 2]))
+    assert len({str(r.degree.tolist()) + str(r.bonds.tolist()) for r in records[::2]}) > 1
+    check_raises(lambda: TokenizerConfig(hops=0, orders=2), InputError, "orders", "hops")
+
+
 def test_names_and_valences() -> None:
     assert node_type("Cl") == (17, 0, 0) and node_type("NH3+") == (7, 1, 3) and node_type("O-2") == (8, -2, 0)
     assert [implied(16, 0, s) for s in (1, 3, 5, 7)] == [1, 1, 1, None]
@@ -365,6 +377,15 @@ def test_draws_stay_within_a_class_of_graphs(within: str, belongs: Callable) -> 
     with pytest.raises(InputError, match="absorbing"):
         noisy = Model(dataclasses.replace(TINY, kernel="uniform"), plain)
         list(noisy.sample(prompts[:1], keys[:1], within=within))
+
+
+def test_the_number_of_nodes_is_that_of_the_data(tokenizer: Tokenizer) -> None:
+    torch.manual_seed(0)
+    model = Model(dataclasses.replace(TINY, count=True), tokenizer, {"sizes": [0] * 7 + [3, 0, 1]}).eval()
+    prompts = [Prompt()] * 12 + [Prompt(n_atoms=(8, 12))] * 2 + [Prompt(n_atoms=(3, 4))] * 2
+    sizes = [len(d.tokens.kind) for d in sorted(model.sample(prompts, [(5, i) for i in range(16)]), key=lambda d: d.index)]
+    assert set(sizes[:12]) == {7, 9} and sizes[12:14] == [9, 9] and set(sizes[14:]) <= {3, 4}
+    check_sampler(model, tokenizer, prompts)
 
 
 def test_a_headers_demand_can_be_met(model: Model) -> None:

@@ -62,6 +62,21 @@ def test_it_is_the_rule(seed: int, n: int, hops: int, key: str) -> None:
     assert all(len(set(degree[0][block[0] == b].tolist())) == 1 for b in set(block[0].tolist()))
 
 
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 14), st.integers(1, 3))
+def test_scores_take_one_of_the_least_at_a_time(seed: int, n: int, hops: int) -> None:
+    graph = random_graph(seed, n)
+    adjacency, mask = dense([graph])
+    score = np.random.default_rng(seed).random((1, n))
+    block, degree = peel(adjacency, mask, hops, score=score)
+    assert sorted(block[0].tolist()) == list(range(n))
+    for v in sorted(graph, key=lambda v: -int(block[0, v])):
+        part = graph.subgraph([u for u in graph if block[0, u] <= block[0, v]])
+        least = by_hand(part, hops, "shell")
+        taken = [u for u in part if least[u] == max(least.values())]
+        assert min(taken, key=lambda u: score[0, u]) == v and degree[0, v] == part.degree(v)
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10**6), st.integers(2, 16), st.integers(0, 3), st.sampled_from(["shell", "walk"]))
 def test_relabelling_relabels_the_order(seed: int, n: int, hops: int, key: str) -> None:

@@ -71,7 +71,8 @@ def pieces(tokenizer: Tokenizer, scaffold: str) -> tuple[list[Piece], Int[np.nda
             i, j = place[bond.GetBeginAtomIdx()], place[bond.GetEndAtomIdx()]
             orders[i, j] = orders[j, i] = int(bond.GetBondTypeAsDouble())
     config = tokenizer.config
-    block, degree = (a[0] for a in peel(orders[None] > 0, np.ones((1, n), dtype=bool), config.hops, config.key))
+    score = np.arange(n, dtype=np.float64)[None] if config.orders else None
+    block, degree = (a[0] for a in peel(orders[None] > 0, np.ones((1, n), dtype=bool), config.hops, config.key, score))
     if np.bincount(block).max() > config.max_block or degree.max() > config.max_degree:
         raise InputError(f"scaffold {shown}: expected blocks of at most {config.max_block} nodes, got larger ones; take a part")
     order = np.lexsort((np.array(kinds), block))

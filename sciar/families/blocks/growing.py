@@ -114,5 +114,13 @@ def begun(model: Model, index: int, prompt: Prompt, key: tuple[int, int]) -> Gro
     full[: len(room)] = room
     zeros = lambda *shape: np.zeros(shape, dtype=np.int64)  # noqa: E731
     starred = "*" in (prompt.scaffold or "")
-    limits = (few, min(most, c), full, starred, forced, allowed)
-    return Growing(index, np.random.default_rng([*key, 4]), *limits, zeros(c), zeros(c), zeros(c), zeros(c, c), np.arange(c))
+    stream, most = np.random.default_rng([*key, 4]), min(most, c)
+    if model.config.count:
+        few = most = _number(model, max(few, len(room)), most, stream)
+    return Growing(index, stream, few, most, full, starred, forced, allowed, zeros(c), zeros(c), zeros(c), zeros(c, c), np.arange(c))
+
+
+def _number(model: Model, few: int, most: int, stream: np.random.Generator) -> int:
+    """How many nodes: as often as in the training data, any number alike where that has none."""
+    sizes = np.array(model.statistics.get("sizes") or [1] * (most + 1), dtype=np.float64)[few : most + 1]
+    return few + int(stream.choice(len(sizes), p=sizes / sizes.sum() if sizes.sum() else None))

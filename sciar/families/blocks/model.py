@@ -52,6 +52,7 @@ class ModelConfig:
         blocks: random blocks of each graph that are trained per step; 1 is PARD's prefix graph, 0 = all, which doubles the nodes.
         partial: how often a masked row with several open bonds shows some of them.
         walk: random-walk probabilities (RRWP) of up to so many steps as features of finished nodes; 0 = none.
+        count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
     """
 
@@ -64,6 +65,7 @@ class ModelConfig:
     blocks: int = 0
     partial: float = 0.3
     walk: int = 0
+    count: bool = False
     unconditional: float = 0.2
 
     def __post_init__(self) -> None:
@@ -164,6 +166,8 @@ class Model(AbstractModel):
         if limits.properties:
             self.scalar = Fourier(16, 0.1, 2.0)
             self.condition = nn.Linear(16 * len(limits.properties), w, bias=False)
+        if config.count:
+            self.to_come = nn.Embedding(limits.max_atoms + 1, w)
         self.trunk = GraphTransformer(w, p, config.heads, config.layers)
         self.summand = nn.Linear(w, w)
         self.header = Header(w, limits.max_block + 1, limits.max_degree + 1, self.n_types)
@@ -252,7 +256,8 @@ class Model(AbstractModel):
         levels = clean.sizes.shape[1]
         before = clean.block[:, None] < torch.arange(levels + 1, device=x.device)[:, None]
         before = before & clean.mask[:, None]
-        summary = self.summary(before.to(x.dtype) @ self.summands(x), condition)  # prefix a = blocks below a
+        to_come = clean.mask.sum(1, keepdim=True) - before.sum(-1)
+        summary = self.summary(before.to(x.dtype) @ self.summands(x), condition, to_come)  # prefix a = blocks below a
         sizes = torch.cat([clean.sizes, torch.zeros_like(clean.sizes[:, :1])], 1)
         asked = torch.arange(levels + 1, device=x.device) <= clean.sizes.gt(0).sum(1, keepdim=True)
         size = F.cross_entropy(self.header.size(summary).flatten(0, 1), sizes.flatten(), reduction="none").view_as(asked)
@@ -274,8 +279,10 @@ class Model(AbstractModel):
         """What each finished node adds to the summary."""
         return F.silu(self.summand(x)) * 0.2
 
-    def summary(self, total: Tensor, condition: Tensor | None) -> Tensor:
-        """Input of the header from the sum of the summands (b l d or b d)."""
+    def summary(self, total: Tensor, condition: Tensor | None, to_come: Tensor) -> Tensor:
+        """Input of the header from the sum of the summands (b l d or b d) and the number of nodes still to come (b l or b)."""
+        if self.config.count:
+            total = total + self.to_come(to_come)
         if condition is None:
             return total
         return total + (condition[:, None] if total.ndim == 3 else condition)

@@ -7,13 +7,17 @@ the key of its text counts nodes within h hops ("shell"), that of its code count
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt64
+from jaxtyping import Bool, Float, Int, UInt64
 
 KEYS = ("shell", "walk")
 
 
 def peel(
-    adjacency: Bool[np.ndarray, "b n n"], mask: Bool[np.ndarray, "b n"], hops: int, key: str = "shell"
+    adjacency: Bool[np.ndarray, "b n n"],
+    mask: Bool[np.ndarray, "b n"],
+    hops: int,
+    key: str = "shell",
+    score: Float[np.ndarray, "b n"] | None = None,
 ) -> tuple[Int[np.ndarray, "b n"], Int[np.ndarray, "b n"]]:
     """Block of each node (0 = generated first, -1 = no node) and its degree among the blocks up to its own.
 
@@ -25,6 +29,7 @@ def peel(
         mask: which rows are nodes.
         hops: depth of the key; 0 puts the whole graph into one block. From 1 on all nodes of a block have one degree.
         key: "shell" counts nodes within h hops, "walk" counts walks of up to h steps.
+        score: take of the least nodes only that of the least score: an order of single nodes, random if the scores are.
     """
     if key not in KEYS:
         raise ValueError(f"peel: expected key {' or '.join(KEYS)}, got {key!r}")
@@ -42,6 +47,8 @@ def peel(
                 reach = (reach > 0).astype(real)
             count = reach.sum(-1)
             least &= count == np.where(least, count, np.inf).min(1, keepdims=True)
+        if score is not None:
+            least &= score == np.where(least, score, np.inf).min(1, keepdims=True)
         rank[least], degree[least] = rounds, near.sum(-1)[least].astype(np.int64)
         alive &= ~least
         rounds += 1

@@ -146,7 +146,8 @@ class _Batch:
             return
         index = torch.tensor([slot + way * self.slots for way in range(self.ways) for slot, _ in due], device=self.device)
         head, b = self.model.header, len(due)
-        summary = self.model.summary(self.total[index], None if condition is None else condition[index])
+        to_come = torch.tensor([g.most - g.n for _, g in due] * self.ways, device=self.device)
+        summary = self.model.summary(self.total[index], None if condition is None else condition[index], to_come)
         needs = np.stack([self._needs(g) for _, g in due])
         sizes = self._chosen(self._guided(head.size(summary)).masked_fill(self._impossible(due, needs), -torch.inf), due)
         end = sizes == 0

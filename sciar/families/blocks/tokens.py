@@ -44,6 +44,8 @@ class TokenizerConfig:
         implied: hydrogens fill the valence instead of being named.
         hops: depth of the structural order (PARD's K); 0 = one block.
         key: "shell" or "walk", see `order.peel`.
+        orders: for training on few graphs: each becomes so many records, in which the nodes come one by one, at random among
+            those that the structural order would take together (`hops=1`: of least degree); 0 = one record in blocks.
         max_atoms, max_block, max_degree: most nodes of a graph and of a block, largest residual degree.
         properties: entries of `Structure.info` that can be asked for; "qed", "logP" and "sa" are computed where missing.
     """
@@ -52,6 +54,7 @@ class TokenizerConfig:
     implied: bool = True
     hops: int = 3
     key: str = "shell"
+    orders: int = 0
     max_atoms: int = 40
     max_block: int = 24
     max_degree: int = 6
@@ -67,6 +70,8 @@ class TokenizerConfig:
             raise InputError("TokenizerConfig.atoms: expected names without H where hydrogens are implied; set implied: false")
         if self.key not in KEYS or self.hops < 0:
             raise InputError(f"TokenizerConfig: expected key {' or '.join(KEYS)} and hops ≥ 0, got {self.key!r}, {self.hops}")
+        if self.orders < 0 or (self.orders and not self.hops):
+            raise InputError(f"TokenizerConfig.orders: expected 0, or a number above it with hops ≥ 1, got {self.orders}, hops {self.hops}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +104,7 @@ class Tokenizer(AbstractTokenizer):
         self.code = {kind: k for k, kind in enumerate(self.types)}
         self.plain = config.atoms == PLAIN
         self.n_orders = 1 if self.plain else 3
+        self.records = max(1, config.orders)
 
     def limits(self) -> dict[str, object]:
         """Limits of prompts, and the number of records, for `sciar.request`."""
@@ -119,6 +125,7 @@ class Tokenizer(AbstractTokenizer):
         return {
             "types": (np.bincount(kind, minlength=len(self.types)) / max(1, len(kind))).round(8).tolist(),
             "pairs": shares.round(8).tolist(),
+            "sizes": np.bincount(nodes, minlength=self.config.max_atoms + 1).tolist(),
             "capacity": [int(sums[kind == k].max(initial=0)) for k in range(len(self.types))],
             **moments(self.config.properties, arrays),
         }
@@ -136,7 +143,10 @@ class Tokenizer(AbstractTokenizer):
         return self._ordered([self._graph(structure)])[0]
 
     def encode_many(self, structures: Iterable[Structure]) -> Iterator[Tokens]:
-        """Tokens of the structures that can be held, in order; the others are left out. A tenth of the time of one by one."""
+        """Tokens of the structures that can be held, in order; the others are left out. A tenth of the time of one by one.
+
+        With `TokenizerConfig.orders` the records of some structures come after each other, then those of the next.
+        """
         graphs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for structure in structures:
             try:
@@ -144,10 +154,14 @@ class Tokenizer(AbstractTokenizer):
             except InputError:
                 continue
             if len(graphs) == BATCH:
-                yield from self._ordered(graphs, strict=False)
+                yield from self._records(graphs)
                 graphs = []
         if graphs:
-            yield from self._ordered(graphs, strict=False)
+            yield from self._records(graphs)
+
+    def _records(self, graphs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Iterator[Tokens]:
+        for turn in range(self.records):
+            yield from self._ordered(graphs, strict=False, turn=turn)
 
     def _graph(self, structure: Structure) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Node types (n), bond orders (n n) and properties (p) of what can be held."""
@@ -160,15 +174,18 @@ class Tokenizer(AbstractTokenizer):
             raise InputError(f"blocks: expected bond orders 1 to {self.n_orders}, got {orders.max()}; kekulise the molecule")
         return self._kinds(heavy, orders.sum(1)), orders, self._properties(structure)
 
-    def _ordered(self, graphs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], strict: bool = True) -> list[Tokens]:
-        """Tokens of some graphs; those whose blocks are too large raise, or are left out if not `strict`."""
+    def _ordered(self, graphs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], strict: bool = True, turn: int = 0) -> list[Tokens]:
+        """Tokens of some graphs, the `turn`-th of their orders; those whose blocks are too large raise, or are left out if not `strict`."""
         config = self.config
         n = max(len(kind) for kind, _, _ in graphs)
         mask = np.arange(n) < np.array([[len(kind)] for kind, _, _ in graphs])
         kinds, orders = np.zeros(mask.shape, dtype=np.int64), np.zeros((*mask.shape, n), dtype=np.int64)
         for row, (kind, bonds, _) in enumerate(graphs):
             kinds[row, : len(kind)], orders[row, : len(kind), : len(kind)] = kind, bonds
-        block, degree = peel(orders > 0, mask, config.hops, config.key)
+        score = None
+        if config.orders:  # random numbers by place, so that they too follow from the graph alone
+            score = np.random.default_rng([turn, 7]).random(n)[canonical(kinds, orders, mask)]
+        block, degree = peel(orders > 0, mask, config.hops, config.key, score)
         degree = degree if config.hops else np.zeros_like(degree)  # no common degree: none is told
         place = canonical((block + 1) * 256 + kinds, orders, mask)
         order = np.lexsort((place, kinds, np.where(mask, block, n)), axis=1)
