@@ -26,7 +26,7 @@ class Options:
         precision: "32" or "bf16".
     """
 
-    entropy: float = 0.1
+    entropy: float = 0.01
     singly: bool = True
     connected: bool = True
     within: str = ""
