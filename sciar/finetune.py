@@ -170,7 +170,7 @@ def _holding_most(task: str, structures: Sequence[Structure]) -> str:
     from sciar.family import load_family
 
     best, most = checkpoint.default(task), -1
-    for name in sorted((m.name for m in checkpoint.models() if task in m.task.split("+")), key=lambda name: name != best):
+    for name in sorted((m.name for m in checkpoint.models() if task in m.task.split(", ")), key=lambda name: name != best):
         header = checkpoint.read_header(checkpoint.find(name))
         family = load_family(header["family"])
         tokenizer = family.Tokenizer(fill(family.TokenizerConfig, header["tokenizer_config"], "tokenizer"))

@@ -140,7 +140,7 @@ def generate(
         out: file to write to while drawing (.sdf .xyz .extxyz .smi .cif .json .g6 .edgelist); the same call resumes an interrupted run.
         drop_invalid: leave invalid draws out of `out` and of the answer.
         then_3d: of task "graph": hand the valid graphs to the bundled conformer model, one conformer each; the others become refused rows.
-        **options: for the model's sampler, such as nfe=10 or temperature=0.9.
+        **options: for the model's sampler, such as nfe=10 or temperature=0.9; those that the weights' card names are the default.
 
     Returns:
         Samples in draw order. Ctrl-C returns what is done, with `samples.run.interrupted` set.
@@ -247,6 +247,7 @@ def ready(
             near = difflib.get_close_matches(option, [*accepted, *inspect.signature(generate).parameters], n=1)
             hint = f"did you mean {near[0]!r}?" if near else "leave it out"
             raise InputError(f"option: expected {', '.join(accepted) or 'none'} for model {name!r}, got {option!r}; {hint}")
+    options = {**header["card"].get("options", {}), **options}  # what the weights are at their best with
     if how.keep < 1 and (accepted is None or "score" in accepted):
         options = {"score": True, **options}
     examine = getattr(generator.tokenizer, "check", None)

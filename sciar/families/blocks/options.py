@@ -21,7 +21,7 @@ class Options:
         within: "planar" or "forest": only bonds that keep the graph so (with `connected` a forest ends as a tree); "" = any.
         valence: only bonds that no atom's largest bond order sum in the training data forbids.
         sampler: of the kernels with noise levels: "sid" (predict and noise again) or "posterior". steps: noise levels, 0 = as trained.
-        temperature: of all logits; below 1 is nearer to the mode. guidance: of the property condition; 1 = none.
+        temperature: of all logits; below 1 is nearer to the mode. bond_temperature: of those of bonds; 0 = the same. guidance: of the property condition; 1 = none.
         score: accepted for every model; the log-probability of the drawn path is always returned.
         precision: "32" or "bf16".
     """
@@ -34,6 +34,7 @@ class Options:
     sampler: str = "sid"
     steps: int = 0
     temperature: float = 1.0
+    bond_temperature: float = 0.0
     guidance: float = 1.5
     score: bool = False
     precision: str = "32"
@@ -45,7 +46,8 @@ class Options:
             )
         if self.within not in CLASSES:
             raise InputError(f"sample: expected within planar, forest or '', got {self.within!r}")
-        if self.temperature <= 0 or self.entropy < 0 or self.steps < 0:
+        if self.temperature <= 0 or min(self.bond_temperature, self.entropy, self.steps) < 0:
             raise InputError(
-                f"sample: expected temperature > 0, entropy ≥ 0, steps ≥ 0, got {self.temperature}, {self.entropy}, {self.steps}"
+                "sample: expected temperature > 0 and bond_temperature, entropy, steps ≥ 0, "
+                f"got {self.temperature}, {self.bond_temperature}, {self.entropy}, {self.steps}"
             )

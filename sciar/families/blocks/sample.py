@@ -116,7 +116,7 @@ class _Batch:
                 self.total[slot :: self.slots] += summands[slot :: self.slots]
                 g.start, g.phase = g.n, "header"
             elif logits is not None:
-                own = logits[slot, : g.size, : g.n] / self.options.temperature
+                own = logits[slot, : g.size, : g.n] / (self.options.bond_temperature or self.options.temperature)
                 if self.absorbing:
                     self._reveal(g, own)
                 else:
