@@ -166,11 +166,12 @@ def _kind(first: Structure) -> tuple[str, str]:
 
 
 def _holding_most(task: str, structures: Sequence[Structure]) -> str:
-    """The bundled model for a task that can hold most of these records; of equals the default one."""
+    """The bundled model for a task that can hold most of these records; of equals the default one, then the largest."""
     from sciar.family import load_family
 
     best, most = checkpoint.default(task), -1
-    for name in sorted((m.name for m in checkpoint.models() if task in m.task.split(", ")), key=lambda name: name != best):
+    fitting = [model for model in checkpoint.models() if task in model.task.split(", ")]
+    for name in (model.name for model in sorted(fitting, key=lambda model: (model.name != best, -model.size))):
         header = checkpoint.read_header(checkpoint.find(name))
         family = load_family(header["family"])
         tokenizer = family.Tokenizer(fill(family.TokenizerConfig, header["tokenizer_config"], "tokenizer"))

@@ -6,6 +6,7 @@ import csv
 import sys
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 import pytest
 from crystals import caesium_chloride, rock_salt
@@ -16,8 +17,9 @@ import sciar
 from sciar import config as configs
 from sciar import datasets
 from sciar.checkpoint import open_weights, read_header
+from sciar.convert import from_networkx, from_smiles
 from sciar.datasets.split import formula, identity, scaffold
-from sciar.finetune import plan
+from sciar.finetune import _holding_most, plan
 from sciar.testing import check_raises
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +35,14 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         writer.writerow(["SMILES", "activity", "note"])
         writer.writerows([smiles, 1.5 * k, "x"] for k, smiles in enumerate([*SMILES, "no molecule", "CCCCCCCCCCCCCCCC"]))
     return path
+
+
+def test_the_bundled_model_that_holds_most_is_chosen() -> None:
+    cases = {("graph", "C1CC1"): "qm9-blocks", ("graph", "C" * 20): "moses-blocks", ("conformer", "CCO"): "drugs-hybrid"}
+    for (task, smiles), name in cases.items():
+        molecule = from_smiles(smiles) if task == "graph" else sciar.generate(smiles=smiles, seed=0)[0].structure
+        assert _holding_most(task, [molecule]) == name
+    assert _holding_most("graph", [from_networkx(nx.grid_2d_graph(3, 3))]) == "planar-blocks"
 
 
 def test_the_report_says_what_is_in_a_file(table: Path) -> None:

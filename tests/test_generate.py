@@ -271,6 +271,12 @@ def test_options_reach_the_sampler_and_typos_do_not(model: Path) -> None:
         sciar.generate("molecule", model=model, smile="CCO")
 
 
+def test_the_options_of_a_card_are_the_default(tmp_path: Path) -> None:
+    model = weights.save(tmp_path, card={"options": {"nfe": 7}})
+    assert sciar.generate(smiles="CCO", model=model).run.calls == 7
+    assert sciar.generate(smiles="CCO", model=model, nfe=3).run.calls == 3
+
+
 def test_importing_the_file_does_not_hide_the_function() -> None:
     module = importlib.import_module("sciar.generate")
     sciar.generate = module  # what the import system does when the file is first imported

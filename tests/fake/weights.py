@@ -12,7 +12,12 @@ STATISTICS = {"elements": list(family.TokenizerConfig().elements), "max_heavy_at
 
 
 def save(
-    folder: Path, name: str = "fake", statistics: dict[str, Any] = STATISTICS, task: Any = ("conformer", "molecule"), **config: Any
+    folder: Path,
+    name: str = "fake",
+    statistics: dict[str, Any] = STATISTICS,
+    task: Any = ("conformer", "molecule"),
+    card: dict[str, Any] | None = None,
+    **config: Any,
 ) -> Path:
     """A weights file of a fake model that behaves as `config` says."""
     tokenizer = family.Tokenizer(family.TokenizerConfig())
@@ -24,5 +29,5 @@ def save(
         tokenizer_config=tokenizer.config,
         model_config=model.config,
         statistics=statistics,
-        card={"task": task, "trained_on": "nothing"},
+        card={"task": task, "trained_on": "nothing", **(card or {})},
     )

@@ -21,7 +21,8 @@ class Options:
         within: "planar" or "forest": only bonds that keep the graph so (with `connected` a forest ends as a tree); "" = any.
         valence: only bonds that no atom's largest bond order sum in the training data forbids.
         sampler: of the kernels with noise levels: "sid" (predict and noise again) or "posterior". steps: noise levels, 0 = as trained.
-        temperature: of all logits; below 1 is nearer to the mode. bond_temperature: of those of bonds; 0 = the same. guidance: of the property condition; 1 = none.
+        temperature: of all logits; below 1 is nearer to the mode. bond_temperature: of those of bonds; 0 = the same.
+        guidance: of the property condition; 1 = none.
         score: accepted for every model; the log-probability of the drawn path is always returned.
         precision: "32" or "bf16".
     """
