@@ -151,7 +151,7 @@ def test_properties_are_computed_where_they_are_missing() -> None:
 @pytest.mark.parametrize("kernel", ["absorbing", "marginal", "uniform", "block"])
 @pytest.mark.parametrize("blocks", [0, 1])
 def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str, blocks: int) -> None:
-    model = Model(dataclasses.replace(TINY, kernel=kernel, blocks=blocks, shown=True, count=True), tokenizer)
+    model = Model(dataclasses.replace(TINY, kernel=kernel, blocks=blocks, count=True), tokenizer)
     batch = collate(Tokens, [tokenizer.encode(m) for m in molecules])
     parts = model.loss(batch, torch.Generator().manual_seed(0))
     parts["loss"].backward()
@@ -163,7 +163,7 @@ def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str,
 @pytest.mark.parametrize("walk", [0, 3])
 def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokenizer: Tokenizer, walk: int) -> None:
     """Rewrite every bond and type of blocks above b: the virtual rows and clean states of blocks up to b stay as they were."""
-    model = Model(dataclasses.replace(TINY, walk=walk, shown=True), tokenizer).eval()
+    model = Model(dataclasses.replace(TINY, walk=walk), tokenizer).eval()
     record = tokenizer.encode(molecules[0])
     cut = int(record.block.max()) // 2
     late = record.block > cut
@@ -231,8 +231,8 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
 @torch.no_grad()
 @pytest.mark.parametrize("seed", range(4))
 def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, tokenizer: Tokenizer, seed: int) -> None:
-    """Every feature of every open row, with some rows of the block shown, some in part, some hidden; `shown` counts what is."""
-    model = Model(dataclasses.replace(TINY, shown=True, partial=0.7), tokenizer).eval()
+    """Every feature of every open row, with some rows of the block shown, some in part, some hidden."""
+    model = Model(dataclasses.replace(TINY, partial=0.7), tokenizer).eval()
     record = tokenizer.encode(molecules[seed])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     generator = torch.Generator().manual_seed(seed)
@@ -246,16 +246,14 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
         mine = np.flatnonzero(record.block == b)
         end = int(mine[-1]) + 1
         columns = [*range(mine[0]), *(n + k for k in range(mine[0], end))]
-        wanted = {
-            name: getattr(rows, name)[0, n + mine].numpy() for name in ("kind", "level", "degree", "left", "spent", "size", "virtual")
-        }
+        wanted = {name: getattr(rows, name)[0, n + mine].numpy() for name in ("kind", "level", "degree", "left", "size", "virtual")}
         wanted |= {name: getattr(rows, name)[0, n + mine][:, columns].numpy() for name in ("codes", "apart", "used", "near", "sees")}
         graph.begin(record.kind[mine], int(record.degree[mine[0]]))
         known = np.where(wanted["codes"] <= 3, wanted["codes"], 0)
         graph.orders[mine[0] : end, :end], graph.orders[:end, mine[0] : end] = known, known.T
         graph.left = wanted["left"]
         graph.shown = ~(wanted["codes"] == 4).any(1)
-        told += int(wanted["spent"].sum())
+        told += int(known.sum())
         found, _ = batch._rows()
         assert all(np.array_equal(getattr(found, name)[0].numpy(), value) for name, value in wanted.items()), b
         graph.orders[mine[0] : end, :end], graph.orders[:end, mine[0] : end] = orders[mine, :end], orders[:end, mine]

@@ -52,7 +52,6 @@ class ModelConfig:
         blocks: random blocks of each graph that are trained per step; 1 is PARD's prefix graph, 0 = all, which doubles the nodes.
         partial: how often a masked row with several open bonds shows some of them.
         walk: random-walk probabilities (RRWP) of up to so many steps as features of finished nodes; 0 = none.
-        shown: bonds of the open block that are drawn already count as used, too; without it two of its nodes may both take a last place.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
     """
@@ -66,7 +65,6 @@ class ModelConfig:
     blocks: int = 0
     partial: float = 0.3
     walk: int = 0
-    shown: bool = False
     count: bool = False
     unconditional: float = 0.2
 
@@ -85,7 +83,7 @@ class Rows:
 
     Args:
         kind: node type. level: block. virtual: not yet finished.
-        degree: residual degree of the block. left, spent: open bonds and bond orders in use of a virtual node. size: nodes of the block.
+        degree: residual degree of the block. left: open bonds of a virtual node. size: nodes of the block.
         codes: state of each pair. apart: blocks between its nodes. used, near: bond orders and neighbours that the
         earlier node of a pair has in the blocks before the later node's. walks: RRWP features of the pair.
         sees: what each row attends to. time: noise level of each row in [0, 1], 0 where there is none.
@@ -96,7 +94,6 @@ class Rows:
     virtual: Bool[Tensor, "b r"]
     degree: Int[Tensor, "b r"]
     left: Int[Tensor, "b r"]
-    spent: Int[Tensor, "b r"]
     size: Int[Tensor, "b r"]
     codes: Int[Tensor, "b r c"]
     apart: Int[Tensor, "b r c"]
@@ -169,8 +166,6 @@ class Model(AbstractModel):
         if limits.properties:
             self.scalar = Fourier(16, 0.1, 2.0)
             self.condition = nn.Linear(16 * len(limits.properties), w, bias=False)
-        if config.shown:
-            self.spent = nn.Embedding(MOST_USED + 1, w)
         if config.count:
             self.to_come = nn.Embedding(limits.max_atoms + 1, w)
         self.trunk = GraphTransformer(w, p, config.heads, config.layers)
@@ -193,8 +188,6 @@ class Model(AbstractModel):
         virtual = rows.virtual[..., None]
         x = self.types(rows.kind) + self.virtual(rows.virtual.long()) + self.degrees(rows.degree.clamp(max=self.degrees.num_embeddings - 1))
         x = x + virtual * (self.left(rows.left.clamp(0, MOST_LEFT)) + self.sizes(rows.size))
-        if self.config.shown:
-            x = x + virtual * self.spent(rows.spent.clamp(max=MOST_USED))
         if self.config.kernel != "absorbing":
             x = x + virtual * self.time(self.fourier(rows.time))
         return x if condition is None else x + condition[:, None]
@@ -392,14 +385,10 @@ class Model(AbstractModel):
         square = torch.where(eye[n:, n:], SELF, codes[:, :, n:])
         right_columns = torch.cat([codes[:, :, :n].transpose(1, 2), square], 1)
         strict = (clean.block[:, None] < levels[:, :, None]) & clean.mask[:, None]
-        known = torch.where(codes <= self.n_orders, codes, 0)
-        mates = ((level[:, None] == level[:, :, None]) & real[:, None] & real[..., None]).float()
         counts = []
-        for table, drawn in ((clean.orders, known), (clean.orders.clamp(max=1), known.clamp(max=1))):
-            count = strict.float() @ table.float()
-            if self.config.shown:
-                count[:, n:] += mates @ drawn[..., :n].float()
-            count = F.pad(count.long() * strict, (0, v))
+        for table in (clean.orders, clean.orders.clamp(max=1)):
+            count = (strict.float() @ table.float()).long() * strict
+            count = F.pad(count, (0, v))
             counts.append(count + count.transpose(1, 2))
         distance = (levels[:, None] - levels[:, :, None]).abs()
         walks = walk_features(clean, levels, self.config.walk) if self.config.walk else None
@@ -409,7 +398,6 @@ class Model(AbstractModel):
             virtual=virtual,
             degree=join(clean.degree, degree),
             left=join(torch.zeros_like(clean.degree), left),
-            spent=join(torch.zeros_like(clean.degree), known.sum(-1)),
             size=join(torch.zeros_like(clean.degree), size),
             codes=torch.cat([left_columns, right_columns], 2),
             apart=distance,

@@ -267,7 +267,7 @@ class _Batch:
         live = [(slot, g) for slot, g in enumerate(self.graphs) if g is not None and g.phase in ("edges", "commit")]
         r, c = max(g.size for _, g in live), max(g.n for _, g in live)
         b = self.slots
-        node = {name: np.zeros((b, r), dtype=np.int64) for name in ("kind", "level", "degree", "left", "spent", "size")}
+        node = {name: np.zeros((b, r), dtype=np.int64) for name in ("kind", "level", "degree", "left", "size")}
         pair = {name: np.zeros((b, r, c), dtype=np.int64) for name in ("codes", "apart", "used", "near")}
         virtual, sees = np.zeros((b, r), dtype=bool), np.zeros((b, r, c), dtype=bool)
         time, at = np.zeros((b, r), dtype=np.float32), np.full((b, r), self.states.shape[1] - 1)
@@ -283,12 +283,11 @@ class _Batch:
             pair["codes"][slot, :s, :n] = self._codes(g) if edges else g.orders[block, :n]
             pair["codes"][slot, np.arange(s), np.arange(g.start, n)] = SELF
             pair["apart"][slot, :s, :n] = g.level[block, None] - g.level[None, :n]
-            past = g.orders[: g.start, : n if edges and self.model.config.shown else g.start]
+            past = g.orders[: g.start, : g.start]
             pair["used"][slot, :s, : g.start] = past.sum(1)
             pair["near"][slot, :s, : g.start] = (past > 0).sum(1)
             if edges:
                 node["left"][slot, :s], node["size"][slot, :s] = g.left, s
-                node["spent"][slot, :s] = g.orders[block, :n].sum(1)
                 time[slot, :s] = g.time / self.steps
             if walks is not None:
                 walks[slot, :s, :n] = _walks(g, self.model.config.walk)
