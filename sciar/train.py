@@ -215,11 +215,23 @@ def export(config: Config, folder: str | Path, statistics: dict[str, Any] | None
             "steps": int(state["global_step"]),
             "config": to_dict(config),
             "sciar": __version__,
+            **_inherited(config),
             **(card or {}),
         },
         dtype=torch.float16,
     )
     return path
+
+
+def _inherited(config: Config) -> dict[str, Any]:
+    """The sampler's options that the weights training began with are at their best with."""
+    from sciar.checkpoint import find, read_header
+
+    if not config.train.init:
+        return {}
+    header = read_header(find(config.train.init))
+    options = header["card"].get("options")
+    return {"options": options} if options and header["family"] == config.family else {}
 
 
 def build(config: Config, statistics: dict[str, Any]) -> Model:

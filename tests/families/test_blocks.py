@@ -19,10 +19,10 @@ from sciar.batch import TokenArrays, collate
 from sciar.convert import from_networkx, from_smiles, to_networkx, to_smiles
 from sciar.errors import InputError
 from sciar.families.blocks import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
+from sciar.families.blocks.finished import Clean, walk_features
 from sciar.families.blocks.fragment import Piece, pieces
 from sciar.families.blocks.growing import begun
 from sciar.families.blocks.joined import joinable
-from sciar.families.blocks.model import Clean, walk_features
 from sciar.families.blocks.options import Options
 from sciar.families.blocks.sample import NOWHERE, _Batch
 from sciar.families.blocks.tokens import computed, implied, node_type

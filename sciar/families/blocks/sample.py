@@ -15,9 +15,10 @@ from torch import Tensor
 
 from sciar.diffusion import categorical, subset
 from sciar.errors import InputError
+from sciar.families.blocks.finished import powers
 from sciar.families.blocks.growing import Growing, begun
 from sciar.families.blocks.joined import joinable
-from sciar.families.blocks.model import MASKED, NOISED, SELF, Rows, powers
+from sciar.families.blocks.model import MASKED, NOISED, SELF, Rows
 from sciar.families.blocks.options import Options
 from sciar.family import Draw, options_of
 from sciar.nn.graph_transformer import Memory, NewPairs
@@ -414,7 +415,7 @@ class _Batch:
 
 
 def _walks(g: Growing, steps: int) -> np.ndarray:
-    """RRWP features (s n w) of the block's rows, see `model.walk_features`."""
+    """RRWP features (s n w) of the block's rows, see `finished.walk_features`."""
     out = np.zeros((g.size, g.n, 2 * steps), dtype=np.float32)
     bonds = torch.from_numpy((g.orders[: g.n, : g.n] > 0).astype(np.float32))[None]
     if g.start:
