@@ -14,6 +14,7 @@ from sciar.errors import InputError
 
 T = TypeVar("T")
 RETIRED = {"optimizer": "adamw"}  # keys of older files that may still say what is now always done
+PRECISIONS = ("auto", "bf16", "32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class TrainConfig:
         steps: optimiser steps in all. warmup: steps of linear warm-up; then a cosine to `floor` × lr.
         lr, weight_decay, beta2, clip: AdamW; weight decay touches matrices only; clip is the gradient norm.
         ema: decay of the averaged weights that are evaluated and saved.
-        precision: "bf16" (autocast of the trunk) or "32".
+        precision: of the trunk: "auto" (bf16 autocast where the hardware has it), "bf16" or "32".
         seed: of weights, data order and noise.
         devices, accelerator, strategy: as in Lightning.
         max_minutes: stop after this long; 0 = never. The next call resumes.
@@ -63,7 +64,7 @@ class TrainConfig:
     beta2: float = 0.99
     clip: float = 1.0
     ema: float = 0.999
-    precision: str = "bf16"
+    precision: str = "auto"
     seed: int = 0
     devices: int = 1
     accelerator: str = "auto"
@@ -78,8 +79,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or self.warmup < 0:
             raise InputError(f"train: expected steps ≥ 1, lr > 0, warmup ≥ 0, got {self.steps}, {self.lr}, {self.warmup}")
-        if self.precision not in ("bf16", "32"):
-            raise InputError(f"train.precision: expected bf16 or 32, got {self.precision!r}")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"train.precision: expected {', '.join(PRECISIONS)}, got {self.precision!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-from sciar import __version__, encode
+from sciar import __version__, encode, precision
 from sciar.batch import Batch, TokenArrays
 from sciar.config import Config, DataConfig, fill, to_dict
 from sciar.errors import DataError, InputError, SciarError
@@ -142,7 +142,7 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
         accelerator=train.accelerator,
         devices=train.devices,
         strategy=train.strategy,
-        precision="bf16-mixed" if train.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if precision.narrow(train.precision, _device(train.accelerator)) else "32-true",
         gradient_clip_val=train.clip,
         logger=CSVLogger(folder, name="", version="log", flush_logs_every_n_steps=min(50, train.save_every)),
         log_every_n_steps=min(50, train.save_every),
@@ -376,6 +376,13 @@ def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
     if not (folder / "index.json").exists():
         encode.write(family.Tokens, tokenizer, structures, folder)
     return TokenArrays.load(family.Tokens, folder)
+
+
+def _device(accelerator: str) -> torch.device:
+    """The kind of device that Lightning will take."""
+    if accelerator == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device("cuda" if accelerator == "gpu" else accelerator)
 
 
 def _hardware(device: torch.device) -> str:

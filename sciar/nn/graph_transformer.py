@@ -234,6 +234,12 @@ class NewPairs:
         self._row, self._column = graph * r + row, graph * c + column
         self._table = torch.full((b, r, c), len(graph), device=sees.device)
         self._table[self._index] = torch.arange(len(graph), device=sees.device)
+        # what is kept also has pairs that only their later row sees: of a reader and a node that is finished in the same call
+        last = int(at.max()) + 1
+        wide, own = F.pad(self._table, (0, max(0, last - c)), value=len(graph)), at[:, None].expand(-1, r, -1)
+        mutual = wide.gather(2, own)
+        wide = wide.scatter(2, own, torch.minimum(mutual, mutual.transpose(1, 2)))
+        self._known = wide[:, :, :c]
         self._place = torch.arange(b, device=sees.device)[:, None], at
         self._scale = sees.sum(-1).float().flatten()[self._row, None].rsqrt()
 
@@ -260,9 +266,9 @@ class NewPairs:
 
     def product(self, factors: Tensor) -> Tensor:
         kept, c = self._kept().pairs, self.sees.shape[2]
-        table = self.by_row(factors)
+        known, table = (F.embedding(t, F.pad(factors, (0, 0, 0, 1))) for t in (self._known, self._table))
         for view in (kept.permute(0, 2, 3, 1), kept.permute(0, 3, 2, 1)):
-            view[:, :, :c][self._place] = table.to(view.dtype)
+            view[:, :, :c][self._place] = known.to(view.dtype)
         made = table.permute(0, 3, 1, 2) @ kept[:, :, :c, :c].to(table.dtype)
         return made.permute(0, 2, 3, 1)[self._index] * self._scale
 

@@ -23,6 +23,7 @@ from sciar.families.blocks.finished import Clean, walk_features
 from sciar.families.blocks.fragment import Piece, pieces
 from sciar.families.blocks.growing import begun
 from sciar.families.blocks.joined import joinable
+from sciar.families.blocks.model import READER
 from sciar.families.blocks.options import Options
 from sciar.families.blocks.sample import NOWHERE, _Batch
 from sciar.families.blocks.tokens import computed, implied, node_type
@@ -149,9 +150,9 @@ def test_properties_are_computed_where_they_are_missing() -> None:
 
 
 @pytest.mark.parametrize("kernel", ["absorbing", "marginal", "uniform", "block"])
-@pytest.mark.parametrize("blocks", [0, 1])
-def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str, blocks: int) -> None:
-    model = Model(dataclasses.replace(TINY, kernel=kernel, blocks=blocks, count=True), tokenizer)
+@pytest.mark.parametrize(("blocks", "reader"), [(0, True), (1, False)])
+def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str, blocks: int, reader: bool) -> None:
+    model = Model(dataclasses.replace(TINY, kernel=kernel, blocks=blocks, count=True, reader=reader), tokenizer)
     batch = collate(Tokens, [tokenizer.encode(m) for m in molecules])
     parts = model.loss(batch, torch.Generator().manual_seed(0))
     parts["loss"].backward()
@@ -160,10 +161,10 @@ def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str,
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("walk", [0, 3])
-def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokenizer: Tokenizer, walk: int) -> None:
-    """Rewrite every bond and type of blocks above b: the virtual rows and clean states of blocks up to b stay as they were."""
-    model = Model(dataclasses.replace(TINY, walk=walk), tokenizer).eval()
+@pytest.mark.parametrize(("walk", "reader"), [(0, False), (0, True), (3, True)])
+def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokenizer: Tokenizer, walk: int, reader: bool) -> None:
+    """Rewrite every bond and type of blocks above b: rows of blocks up to b, and readers up to b + 1, stay as they were."""
+    model = Model(dataclasses.replace(TINY, walk=walk, reader=reader), tokenizer).eval()
     record = tokenizer.encode(molecules[0])
     cut = int(record.block.max()) // 2
     late = record.block > cut
@@ -172,37 +173,42 @@ def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokeni
     bonds[late[bonds[:, :2]].any(1), 2] = 3
     changed = dataclasses.replace(record, kind=kinds, bonds=bonds[: len(bonds) - 1])
 
-    def run(tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def run(tokens: Tokens) -> tuple[torch.Tensor, ...]:
         generator = torch.Generator().manual_seed(5)
         task = model._task(Clean.of(collate(Tokens, [tokens])), lambda *s: torch.rand(s, generator=generator))
-        x, logits = model.answers(task.rows, None)
-        n = x.shape[1] - task.truth.shape[1]
-        level = task.rows.level[0]
-        keep = (level <= cut) & (level >= 0)
-        edges = logits[:, n:].masked_fill(~task.mask[..., None], 0.0)
-        return x[0, keep], edges[0, keep[n:]], x[0, (level > cut)]
+        x, logits, read = model.answers(task.rows, None)
+        n, v = len(tokens.kind), task.truth.shape[1]
+        level, role = task.rows.level[0], task.rows.role[0]
+        keep = (level <= cut + (role == READER)) & (level >= 0)
+        edges = logits[:, n : n + v, : n + v].masked_fill(~task.mask[..., None], 0.0)
+        return x[0, keep], edges[0, keep[n : n + v]], x[0, ~keep], *(() if read is None else (read[0, : cut + 2], read[0, cut + 2 :]))
 
     before, after = run(record), run(changed)
-    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
-    assert not torch.equal(before[2], after[2])
+    assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [True, True, False, True, False][: len(before)]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("kernel", "walk"), [("absorbing", 0), ("absorbing", 3), ("marginal", 0)])
-def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kernel: str, walk: int) -> None:
-    """Clean states and edge logits of every block: from the sampler's cache, and from one pass over the doubled graph."""
-    model = Model(dataclasses.replace(TINY, kernel=kernel, walk=walk), tokenizer).eval()
+@pytest.mark.parametrize(("kernel", "walk", "reader"), [("absorbing", 0, True), ("absorbing", 3, True), ("marginal", 0, False)])
+def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kernel: str, walk: int, reader: bool) -> None:
+    """Clean states, edge logits and readings of every block: from the sampler's cache, and from one pass over the doubled graph."""
+    model = Model(dataclasses.replace(TINY, kernel=kernel, walk=walk, reader=reader), tokenizer).eval()
     record = tokenizer.encode(molecules[0])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     task = model._task(clean, lambda *s: torch.full(s, 0.999) if len(s) < 3 or kernel == "absorbing" else torch.full(s, 0.5))
-    x, logits = model.answers(task.rows, None)
+    x, logits, read = model.answers(task.rows, None)
     n = len(record.kind)
     logits = logits[0, n:]
     codes = task.rows.codes[0, n:]
+    readings = []
     orders = clean.orders[0].numpy()
     graph = begun(model, 0, Prompt(), (0, 0))
     batch = _Batch(model, [graph], [Prompt()], 1, Options())
     batch._fill()
+    if read is not None:
+        put, batch._headers = batch._headers, lambda condition: None
+        batch._advance()
+        readings.append(batch.total[0].clone())
+        batch._headers = put
     for b in range(int(record.block.max()) + 1):
         rows = np.flatnonzero(record.block == b)
         end = int(rows[-1]) + 1
@@ -225,6 +231,9 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
         graph.phase, graph.start, graph.n = "header", graph.start, graph.start
         graph.forced = [Piece(record.kind[rows], record.degree[rows], orders[rows][:, :end])]
         batch._advance()
+        readings.append(batch.total[0].clone())
+    if read is not None:
+        assert (torch.stack(readings) - read[0]).abs().max() < 1e-5 and read.std(1).min() > 1e-2
     assert (batch.states[0, :n] - x[0, :n]).abs().max() < 1e-5
 
 
@@ -246,7 +255,7 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
         mine = np.flatnonzero(record.block == b)
         end = int(mine[-1]) + 1
         columns = [*range(mine[0]), *(n + k for k in range(mine[0], end))]
-        wanted = {name: getattr(rows, name)[0, n + mine].numpy() for name in ("kind", "level", "degree", "left", "size", "virtual")}
+        wanted = {name: getattr(rows, name)[0, n + mine].numpy() for name in ("kind", "level", "degree", "left", "size", "role")}
         wanted |= {name: getattr(rows, name)[0, n + mine][:, columns].numpy() for name in ("codes", "apart", "used", "near", "sees")}
         graph.begin(record.kind[mine], int(record.degree[mine[0]]))
         known = np.where(wanted["codes"] <= 3, wanted["codes"], 0)

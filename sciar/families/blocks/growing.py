@@ -117,7 +117,10 @@ def begun(model: Model, index: int, prompt: Prompt, key: tuple[int, int]) -> Gro
     stream, most = np.random.default_rng([*key, 4]), min(most, c)
     if model.config.count:
         few = most = _number(model, max(few, len(room)), most, stream)
-    return Growing(index, stream, few, most, full, starred, forced, allowed, zeros(c), zeros(c), zeros(c), zeros(c, c), np.arange(c))
+    nothing = Growing(index, stream, few, most, full, starred, forced, allowed, zeros(c), zeros(c), zeros(c), zeros(c, c), np.arange(c))
+    if model.config.reader:
+        nothing.phase = "commit"  # the reader of the empty graph
+    return nothing
 
 
 def _number(model: Model, few: int, most: int, stream: np.random.Generator) -> int:

@@ -39,6 +39,7 @@ from sciar.prompt import Prompt
 KERNELS = ("absorbing", "marginal", "uniform", "block")
 MASKED, SELF, NOISED = 4, 5, 6  # pair codes: 0 no bond · 1–3 bond order · masked · itself · 6–9 noised class 0–3
 N_CODES = 10
+CLEAN, VIRTUAL, READER = 0, 1, 2
 MOST_USED, MOST_APART, MOST_LEFT = 8, 16, 16  # clipped counts: bond orders in use, blocks between two nodes, open bonds
 
 
@@ -53,6 +54,8 @@ class ModelConfig:
         blocks: random blocks of each graph that are trained per step; 1 is PARD's prefix graph, 0 = all, which doubles the nodes.
         partial: how often a masked row with several open bonds shows some of them.
         walk: random-walk probabilities (RRWP) of up to so many steps as features of finished nodes; 0 = none.
+        reader: the header is read by a node of its own that sees the finished graph as it is at that moment (open valences, degrees);
+            else from the sum of the states that the finished nodes had when they came.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
     """
@@ -66,6 +69,7 @@ class ModelConfig:
     blocks: int = 0
     partial: float = 0.3
     walk: int = 0
+    reader: bool = False
     count: bool = False
     unconditional: float = 0.2
 
@@ -83,7 +87,7 @@ class Rows:
     """What the trunk is told of r nodes, against c columns (the rows themselves, or also what is finished).
 
     Args:
-        kind: node type. level: block. virtual: not yet finished.
+        kind: node type. level: block. role: CLEAN, VIRTUAL (not yet finished) or READER (of the header of block `level`).
         degree: residual degree of the block. left: open bonds of a virtual node. size: nodes of the block.
         codes: state of each pair. apart: blocks between its nodes. used, near: bond orders and neighbours that the
         earlier node of a pair has in the blocks before the later node's. walks: RRWP features of the pair.
@@ -92,7 +96,7 @@ class Rows:
 
     kind: Int[Tensor, "b r"]
     level: Int[Tensor, "b r"]
-    virtual: Bool[Tensor, "b r"]
+    role: Int[Tensor, "b r"]
     degree: Int[Tensor, "b r"]
     left: Int[Tensor, "b r"]
     size: Int[Tensor, "b r"]
@@ -154,7 +158,7 @@ class Model(AbstractModel):
         w, p, limits = config.width, config.pair, tokenizer.config
         self.n_types, self.n_orders = len(tokenizer.types), tokenizer.n_orders
         self.types = nn.Embedding(self.n_types, w)
-        self.virtual = nn.Embedding(2, w)
+        self.roles = nn.Embedding(3 if config.reader else 2, w)
         self.degrees, self.left = nn.Embedding(limits.max_degree + 1, w), nn.Embedding(MOST_LEFT + 1, w)
         self.sizes = nn.Embedding(limits.max_block + 1, w)
         self.codes, self.apart = nn.Embedding(N_CODES, p), nn.Embedding(MOST_APART + 1, p)
@@ -170,12 +174,12 @@ class Model(AbstractModel):
         if config.count:
             self.to_come = nn.Embedding(limits.max_atoms + 1, w)
         self.trunk = GraphTransformer(w, p, config.heads, config.layers)
-        self.summand = nn.Linear(w, w)
+        self.summand = nn.Linear(2 * p if config.reader else w, w)
         self.header = Header(w, limits.max_block + 1, limits.max_degree + 1, self.n_types)
         self.ends, self.middle = nn.Linear(w, 2 * p), nn.Linear(p, 2 * p)
         self.edge = nn.Linear(2 * p, self.n_orders)
         initialise(self, config.layers)
-        for table in (self.used, self.near, self.apart, self.left, self.sizes, self.degrees, self.virtual):
+        for table in (self.used, self.near, self.apart, self.left, self.sizes, self.degrees, self.roles):
             nn.init.normal_(table.weight, std=0.2)
         shares = torch.tensor(self.statistics.get("pairs") or [0.9] + [0.1 / self.n_orders] * self.n_orders)
         self.register_buffer("shares", shares, persistent=False)
@@ -186,8 +190,8 @@ class Model(AbstractModel):
 
     def nodes(self, rows: Rows, condition: Float[Tensor, "b d"] | None) -> Float[Tensor, "b r d"]:
         """Input states of the nodes."""
-        virtual = rows.virtual[..., None]
-        x = self.types(rows.kind) + self.virtual(rows.virtual.long()) + self.degrees(rows.degree.clamp(max=self.degrees.num_embeddings - 1))
+        virtual = (rows.role == VIRTUAL)[..., None]
+        x = self.types(rows.kind) + self.roles(rows.role) + self.degrees(rows.degree.clamp(max=self.degrees.num_embeddings - 1))
         x = x + virtual * (self.left(rows.left.clamp(0, MOST_LEFT)) + self.sizes(rows.size))
         if self.config.kernel != "absorbing":
             x = x + virtual * self.time(self.fourier(rows.time))
@@ -199,11 +203,15 @@ class Model(AbstractModel):
         e = e + self.used(pairs.pick(rows.used).clamp(max=MOST_USED)) + self.near(pairs.pick(rows.near).clamp(max=MOST_USED))
         return e if rows.walks is None else e + self.walks(pairs.pick(rows.walks))
 
-    def edges(
+    def joint(
         self, x: Float[Tensor, "b r d"], columns: Float[Tensor, "b c d"], e: Float[Tensor, "P p"], pairs: Pairs
-    ) -> Float[Tensor, "b r c o"]:
+    ) -> Float[Tensor, "P q"]:
+        """What the heads know of a pair: its state and those of its two nodes."""
+        return F.silu(pairs.ends(self.ends(x), self.ends(columns)) + self.middle(e))
+
+    def edges(self, joint: Float[Tensor, "P q"], pairs: Pairs) -> Float[Tensor, "b r c o"]:
         """Log-odds of every bond order against no bond, of what each row sees."""
-        return pairs.by_row(self.edge(F.silu(pairs.ends(self.ends(x), self.ends(columns)) + self.middle(e))).float())
+        return pairs.by_row(self.edge(joint).float())
 
     def conditioned(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"] | None:
         """State of the wanted properties in their own units; nan = free."""
@@ -236,29 +244,41 @@ class Model(AbstractModel):
         if condition is not None:
             condition = condition * (draw(len(batch), 1) >= self.config.unconditional)
         task = self._task(clean, draw)
-        x, logits = self.answers(task.rows, condition)
-        n = clean.kind.shape[1]
+        x, logits, read = self.answers(task.rows, condition)
+        n, v = clean.kind.shape[1], task.truth.shape[1]
         blocks = clean.sizes.gt(0).sum().clamp(min=1)
-        parts = self._header_loss(clean, x[:, :n], condition)
+        parts = self._header_loss(clean, x[:, :n], read, condition)
         chosen = task.n_chosen.clamp(min=1)
         parts = {name: value / blocks for name, value in parts.items()}
-        parts["edges"] = self._edge_loss(task, logits[:, n:]) / chosen
+        parts["edges"] = self._edge_loss(task, logits[:, n : n + v, : n + v]) / chosen
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
-    def answers(self, rows: Rows, condition: Float[Tensor, "b d"] | None) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r r o"]]:
-        """States of all nodes of whole graphs, and the log-odds of the bonds that each sees."""
+    def answers(
+        self, rows: Rows, condition: Float[Tensor, "b d"] | None
+    ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "b r r o"], Float[Tensor, "b l d"] | None]:
+        """States of all nodes of whole graphs, the log-odds of the bonds that each sees, and what the readers read."""
         pairs = PairList(rows.sees)
         x, e = self.trunk(self.nodes(rows, condition), self.pairs(rows, pairs), pairs)
-        return x, self.edges(x, x, e, pairs)
+        joint = self.joint(x, x, e, pairs)
+        readers = int((rows.role[0] == READER).sum())
+        read = self.read(x[:, -readers:], pairs.by_row(joint)[:, -readers:]) if readers else None
+        return x, self.edges(joint, pairs), read
 
-    def _header_loss(self, clean: Clean, x: Float[Tensor, "b n d"], condition: Tensor | None) -> dict[str, Tensor]:
+    def read(self, x: Float[Tensor, "b l d"], joint: Float[Tensor, "b l c q"]) -> Float[Tensor, "b l d"]:
+        """Summary by readers: their own states, and a sum over all they see, in which numbers of nodes count."""
+        return x + self.summand(joint.sum(2)) * 0.2
+
+    def _header_loss(
+        self, clean: Clean, x: Float[Tensor, "b n d"], read: Float[Tensor, "b l d"] | None, condition: Tensor | None
+    ) -> dict[str, Tensor]:
         """Sums over all blocks of -ln p(size), -ln p(degree), -ln p(types); the end counts as a size."""
         b, n = clean.kind.shape
         levels = clean.sizes.shape[1]
         before = clean.block[:, None] < torch.arange(levels + 1, device=x.device)[:, None]
         before = before & clean.mask[:, None]
         to_come = clean.mask.sum(1, keepdim=True) - before.sum(-1)
-        summary = self.summary(before.to(x.dtype) @ self.summands(x), condition, to_come)  # prefix a = blocks below a
+        total = before.to(x.dtype) @ self.summands(x) if read is None else read  # prefix a = blocks below a
+        summary = self.summary(total, condition, to_come)
         sizes = torch.cat([clean.sizes, torch.zeros_like(clean.sizes[:, :1])], 1)
         asked = torch.arange(levels + 1, device=x.device) <= clean.sizes.gt(0).sum(1, keepdim=True)
         size = F.cross_entropy(self.header.size(summary).flatten(0, 1), sizes.flatten(), reduction="none").view_as(asked)
@@ -277,11 +297,11 @@ class Model(AbstractModel):
         return {"size": (size * asked).sum(), "degree": (degree * ruled).sum(), "types": (kind * clean.mask).sum()}
 
     def summands(self, x: Tensor) -> Tensor:
-        """What each finished node adds to the summary."""
+        """What each finished node adds to the summary where there is no reader."""
         return F.silu(self.summand(x)) * 0.2
 
     def summary(self, total: Tensor, condition: Tensor | None, to_come: Tensor) -> Tensor:
-        """Input of the header from the sum of the summands (b l d or b d) and the number of nodes still to come (b l or b)."""
+        """Input of the header from what was read or summed up (b l d or b d) and the number of nodes still to come (b l or b)."""
         if self.config.count:
             total = total + self.to_come(to_come)
         if condition is None:
@@ -330,8 +350,15 @@ class Model(AbstractModel):
             codes = NOISED + mixed
         codes = torch.where(candidate, codes, 0)
         shown = torch.where(candidate & ~mask, truth > 0, False).sum(-1)
-        rows = self._rows(clean, kind, level, real, degree, degree - shown, size, codes, time)
-        return Task(rows, truth, mask, weight, picked.sum(), real)
+        left, role = degree - shown, torch.full_like(kind, VIRTUAL)
+        if self.config.reader:
+            extra = torch.arange(levels + 1, device=kind.device).expand(b, -1)
+            asked = extra <= clean.sizes.gt(0).sum(1, keepdim=True)
+            role = torch.cat([role, torch.full_like(extra, READER)], 1)
+            level, real = torch.cat([level, extra.masked_fill(~asked, -2)], 1), torch.cat([real, asked], 1)
+            kind, degree, left, size, time = (F.pad(t, (0, levels + 1)) for t in (kind, degree, left, size, time))
+            codes = F.pad(codes, (0, levels + 1, 0, levels + 1))
+        return Task(self._rows(clean, kind, level, role, real, degree, left, size, codes, time), truth, mask, weight, picked.sum())
 
     def _hidden(
         self, candidate: Tensor, truth: Tensor, mates: Tensor, real: Tensor, size: Tensor, draw: Any
@@ -364,6 +391,7 @@ class Model(AbstractModel):
         clean: Clean,
         kind: Tensor,
         level: Tensor,
+        role: Tensor,
         real: Tensor,
         degree: Tensor,
         left: Tensor,
@@ -371,17 +399,17 @@ class Model(AbstractModel):
         codes: Tensor,
         time: Tensor,
     ) -> Rows:
-        """Clean nodes followed by virtual ones, everything against everything."""
+        """Clean nodes followed by virtual ones and readers, everything against everything."""
         b, n = clean.kind.shape
         v = kind.shape[1]
         join = lambda a, c: torch.cat([a, c], 1)  # noqa: E731
         levels = join(clean.block.masked_fill(~clean.mask, -1), level)
-        virtual = join(torch.zeros_like(clean.mask), torch.ones_like(real))
+        roles = join(torch.full_like(clean.kind, CLEAN), role)
         valid = join(clean.mask, real)
         eye = torch.eye(n + v, dtype=torch.bool, device=kind.device)
         below = levels[:, None] < levels[:, :, None]
-        same = (levels[:, None] == levels[:, :, None]) & (virtual[:, None] == virtual[:, :, None])
-        sees = ((below & ~virtual[:, None]) | same) & valid[:, None] & valid[:, :, None] | eye
+        same = (levels[:, None] == levels[:, :, None]) & (roles[:, None] == roles[:, :, None])
+        sees = ((below & (roles == CLEAN)[:, None]) | same) & valid[:, None] & valid[:, :, None] | eye
         left_columns = torch.cat([torch.where(eye[:n, :n], SELF, clean.orders), codes[:, :, :n]], 1)
         square = torch.where(eye[n:, n:], SELF, codes[:, :, n:])
         right_columns = torch.cat([codes[:, :, :n].transpose(1, 2), square], 1)
@@ -396,7 +424,7 @@ class Model(AbstractModel):
         return Rows(
             kind=join(clean.kind, kind),
             level=levels,
-            virtual=virtual,
+            role=roles,
             degree=join(clean.degree, degree),
             left=join(torch.zeros_like(clean.degree), left),
             size=join(torch.zeros_like(clean.degree), size),
@@ -419,17 +447,17 @@ class Model(AbstractModel):
             total = subset.log_partition(odds, int(m.max())).gather(-1, m[..., None])[..., 0]
             return ((total - (some * open_).sum(-1)) * task.weight).sum()
         classes = torch.cat([torch.zeros_like(logits[..., :1]), logits], -1)
-        time = task.rows.time[:, -truth.shape[1] :]
+        _, v, columns = truth.shape
+        own = slice(columns - v, columns)  # the virtual rows
+        time = task.rows.time[:, own]
         step = 1 / self.config.steps
         alpha_t, alpha_s = (categorical.cosine(t.clamp(min=0))[..., None].expand(truth.shape) for t in (time, time - step))
-        degree = task.rows.degree[:, -truth.shape[1] :, None].float()
-        others = (task.rows.codes[:, -truth.shape[1] :] >= NOISED).sum(-1, keepdim=True)
+        degree = task.rows.degree[:, own, None].float()
+        codes = task.rows.codes[:, own, :columns]
+        others = (codes >= NOISED).sum(-1, keepdim=True)
         law = self.noise_law(degree, others).expand(*truth.shape, -1)
-        x_t = (self._virtual_codes(task) - NOISED).clamp(min=0, max=self.n_orders)
+        x_t = (codes - NOISED).clamp(min=0, max=self.n_orders)
         return (categorical.divergence(classes, truth, x_t, alpha_t, alpha_s, law) * task.weight).sum()
-
-    def _virtual_codes(self, task: Task) -> Tensor:
-        return task.rows.codes[:, -task.truth.shape[1] :]
 
     # ---- sampling
 
@@ -441,12 +469,12 @@ class Model(AbstractModel):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One training step: input rows (clean and virtual) and what is to be found.
+    """One training step: input rows (n clean, v virtual, readers) and what is to be found.
 
     Args:
-        rows: for the trunk; the last v rows are virtual.
-        truth: bond orders of the virtual rows. mask: pairs to be found. weight: of each row or pair.
-        n_chosen: virtual blocks in the batch. real: which virtual rows are nodes.
+        rows: for the trunk.
+        truth: bond orders of the virtual rows to clean and virtual ones (v, n + v). mask: pairs to be found. weight: of each row or pair.
+        n_chosen: virtual blocks in the batch.
     """
 
     rows: Rows
@@ -454,4 +482,3 @@ class Task:
     mask: Bool[Tensor, "b v c"]
     weight: Tensor
     n_chosen: Tensor
-    real: Bool[Tensor, "b v"]

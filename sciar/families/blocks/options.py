@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sciar import precision
 from sciar.errors import InputError
 
 CLASSES = ("", "planar", "forest")  # of graphs; each is closed under leaving edges out
@@ -24,7 +25,7 @@ class Options:
         temperature: of all logits; below 1 is nearer to the mode. bond_temperature: of those of bonds; 0 = the same.
         guidance: of the property condition; 1 = none.
         score: accepted for every model; the log-probability of the drawn path is always returned.
-        precision: "32" or "bf16".
+        precision: "32", "bf16" or "auto" (bf16 where the hardware has it).
     """
 
     entropy: float = 0.01
@@ -41,10 +42,9 @@ class Options:
     precision: str = "32"
 
     def __post_init__(self) -> None:
-        if self.sampler not in ("sid", "posterior") or self.precision not in ("32", "bf16"):
-            raise InputError(
-                f"sample: expected sampler sid or posterior and precision 32 or bf16, got {self.sampler!r}, {self.precision!r}"
-            )
+        precision.check(self.precision)
+        if self.sampler not in ("sid", "posterior"):
+            raise InputError(f"sample: expected sampler sid or posterior, got {self.sampler!r}")
         if self.within not in CLASSES:
             raise InputError(f"sample: expected within planar, forest or '', got {self.within!r}")
         if self.temperature <= 0 or min(self.bond_temperature, self.entropy, self.steps) < 0:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciar import precision
 from sciar.diffusion import categorical, subset
 from sciar.errors import InputError
 from sciar.families.blocks.finished import powers
 from sciar.families.blocks.growing import Growing, begun
 from sciar.families.blocks.joined import joinable
-from sciar.families.blocks.model import MASKED, NOISED, SELF, Rows
+from sciar.families.blocks.model import CLEAN, MASKED, NOISED, READER, SELF, VIRTUAL, Rows
 from sciar.families.blocks.options import Options
 from sciar.family import Draw, options_of
 from sciar.nn.graph_transformer import Memory, NewPairs
@@ -51,8 +52,8 @@ class _Batch:
         self.steps = options.steps or model.config.steps
         guided = options.guidance != 1 and any(p.properties for p in prompts)
         self.slots, self.ways = slots, 2 if guided else 1
-        w, c, rows = model.config.width, model.tokenizer.config.max_atoms, slots * self.ways
-        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        w, c, rows = model.config.width, model.tokenizer.config.max_atoms + model.config.reader, slots * self.ways
+        dtype = torch.bfloat16 if precision.narrow(options.precision, self.device) else torch.float32
         sizes = (rows, c, 2 * w + model.config.pair, model.config.pair)
         self.memories = [Memory.empty(*sizes, self.device, dtype) for _ in model.trunk.layers]
         self.states = torch.zeros(rows, c + 1, w, device=self.device)
@@ -70,7 +71,7 @@ class _Batch:
     def run(self) -> Iterator[Draw]:
         self._fill()
         while any(g is not None for g in self.graphs):
-            autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16")
+            autocast = precision.autocast(self.options.precision, self.device)
             with torch.inference_mode(), autocast:
                 self._advance()
             for slot, g in enumerate(self.graphs):
@@ -105,16 +106,15 @@ class _Batch:
         x, e = self.model.trunk(self.model.nodes(rows, condition), self.model.pairs(rows, pairs), [pairs.of(m) for m in self.memories])
         x = x.float()
         self.states[torch.arange(len(at), device=self.device)[:, None], at] = x
+        joint = self.model.joint(x, self.states[:, : rows.sees.shape[2]], e, pairs)
         drawing = any(g.phase == "edges" for _, g in active)
-        logits = None
-        if drawing:
-            logits = self._guided(self.model.edges(x, self.states[:, : rows.sees.shape[2]], e, pairs)).double().cpu().numpy()
-        real = (at < self.states.shape[1] - 1)[..., None]
-        summands = (self.model.summands(x).float() * real).sum(1)
+        logits = self._guided(self.model.edges(joint, pairs)).double().cpu().numpy() if drawing else None
+        told = self._told(rows, x, joint, pairs)
         for slot, g in active:
             g.calls += 1
             if g.phase == "commit":
-                self.total[slot :: self.slots] += summands[slot :: self.slots]
+                mine = slice(slot, None, self.slots)
+                self.total[mine] = told[mine] if self.model.config.reader else self.total[mine] + told[mine]
                 g.start, g.phase = g.n, "header"
             elif logits is not None:
                 own = logits[slot, : g.size, : g.n] / (self.options.bond_temperature or self.options.temperature)
@@ -122,6 +122,13 @@ class _Batch:
                     self._reveal(g, own)
                 else:
                     self._denoise(g, own)
+
+    def _told(self, rows: Rows, x: Tensor, joint: Tensor, pairs: NewPairs) -> Tensor:
+        """What the header of each graph that commits is to know (b d): its reader's reading, or what its new nodes add."""
+        if not self.model.config.reader:
+            return (self.model.summands(x).float() * rows.sees.any(-1, keepdim=True)).sum(1)
+        one = torch.arange(len(x), device=x.device), (rows.role == READER).long().argmax(1)
+        return self.model.read(x[one][:, None], pairs.by_row(joint)[one][:, None])[:, 0].float()
 
     def _guided(self, logits: Tensor) -> Tensor:
         if self.ways == 1:
@@ -266,11 +273,13 @@ class _Batch:
     def _rows(self) -> tuple[Rows, Tensor]:
         """Input of the next call, and the cache column of each row."""
         live = [(slot, g) for slot, g in enumerate(self.graphs) if g is not None and g.phase in ("edges", "commit")]
-        r, c = max(g.size for _, g in live), max(g.n for _, g in live)
+        reader = self.model.config.reader
+        reading = {slot for slot, g in live if reader and g.phase == "commit"}
+        r, c = max(g.size + (slot in reading) for slot, g in live), max(g.n + (slot in reading) for slot, g in live)
         b = self.slots
         node = {name: np.zeros((b, r), dtype=np.int64) for name in ("kind", "level", "degree", "left", "size")}
         pair = {name: np.zeros((b, r, c), dtype=np.int64) for name in ("codes", "apart", "used", "near")}
-        virtual, sees = np.zeros((b, r), dtype=bool), np.zeros((b, r, c), dtype=bool)
+        role, sees = np.full((b, r), CLEAN), np.zeros((b, r, c), dtype=bool)
         time, at = np.zeros((b, r), dtype=np.float32), np.full((b, r), self.states.shape[1] - 1)
         walks = np.zeros((b, r, c, 2 * self.model.config.walk), dtype=np.float32) if self.model.config.walk else None
         for slot, g in live:
@@ -280,7 +289,7 @@ class _Batch:
                 node[name][slot, :s] = values[block]
             at[slot, :s] = np.arange(g.start, n)
             sees[slot, :s, :n] = True
-            virtual[slot, :s] = edges
+            role[slot, :s] = VIRTUAL if edges else CLEAN
             pair["codes"][slot, :s, :n] = self._codes(g) if edges else g.orders[block, :n]
             pair["codes"][slot, np.arange(s), np.arange(g.start, n)] = SELF
             pair["apart"][slot, :s, :n] = g.level[block, None] - g.level[None, :n]
@@ -292,12 +301,21 @@ class _Batch:
                 time[slot, :s] = g.time / self.steps
             if walks is not None:
                 walks[slot, :s, :n] = _walks(g, self.model.config.walk)
+            if slot in reading:  # it stands where the next node will
+                level = g.level[n - 1] + 1 if n else 0
+                role[slot, s], node["level"][slot, s], at[slot, s] = READER, level, n
+                sees[slot, s, : n + 1], pair["codes"][slot, s, n] = True, SELF
+                pair["apart"][slot, s, :n] = level - g.level[:n]
+                bonds = g.orders[:n, :n]
+                pair["used"][slot, s, :n], pair["near"][slot, s, :n] = bonds.sum(1), (bonds > 0).sum(1)
+                if walks is not None:
+                    walks[slot, s, :n, : self.model.config.walk] = _returns(g, n, self.model.config.walk)
         if not self.absorbing:
-            node["left"] = np.where(virtual, node["degree"], 0)
+            node["left"] = np.where(role == VIRTUAL, node["degree"], 0)
         send = lambda a: torch.from_numpy(np.concatenate([a] * self.ways)).to(self.device)  # noqa: E731
         return Rows(
             **{name: send(a) for name, a in (node | pair).items()},
-            virtual=send(virtual),
+            role=send(role),
             sees=send(sees),
             walks=None if walks is None else send(walks),
             time=send(time),
@@ -419,11 +437,17 @@ def _walks(g: Growing, steps: int) -> np.ndarray:
     out = np.zeros((g.size, g.n, 2 * steps), dtype=np.float32)
     bonds = torch.from_numpy((g.orders[: g.n, : g.n] > 0).astype(np.float32))[None]
     if g.start:
-        out[:, : g.start, :steps] = powers(bonds[:, : g.start, : g.start], steps)[0].diagonal().T.numpy()
+        out[:, : g.start, :steps] = _returns(g, g.start, steps)
     if g.phase == "commit":
         walks = powers(bonds, steps)[0]
         out[:, :, steps:] = ((walks + walks.transpose(0, 1)) / 2)[g.start :].numpy()
     return out
+
+
+def _returns(g: Growing, n: int, steps: int) -> np.ndarray:
+    """Return probabilities (n w) of the first n nodes."""
+    bonds = torch.from_numpy((g.orders[:n, :n] > 0).astype(np.float32))
+    return np.asarray(powers(bonds, steps).diagonal().T.numpy())
 
 
 def _pick(law: np.ndarray, stream: np.random.Generator) -> int:

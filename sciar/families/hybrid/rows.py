@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciar import precision
 from sciar.batch import Batch, collate
 from sciar.families.hybrid.fixed import laid_over
 from sciar.families.hybrid.model import gather, local_geometry
@@ -52,7 +53,7 @@ class Rows:
         self.rows = min(rows, len(jobs))
         c, n, b = model.config, len(jobs[0].tokens.order), self.rows
         self.width, self.seen = n, 0
-        dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if precision.narrow(options.precision, self.device) else torch.float32
         self.caches = [StaticCache(b, c.heads, n, c.width // c.heads, self.device, dtype) for _ in model.decoder]
         zeros = lambda *shape, dtype=torch.float32: torch.zeros(b, *shape, dtype=dtype, device=self.device)  # noqa: E731
         self.state, self.codes = zeros(n, c.width), zeros(n, n, dtype=torch.long)
@@ -76,7 +77,7 @@ class Rows:
         while any(job is not None for job in self.job):
             ready: list[int] = []
             # one autocast region for many steps: it keeps the cast weights until it ends
-            with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+            with torch.inference_mode(), precision.autocast(self.options.precision, self.device):
                 while not ready:
                     self._step()
                     ready = self._ready()
@@ -99,7 +100,7 @@ class Rows:
         where = torch.tensor([r for r, _ in new], device=self.device)
         batch: Batch = collate(Tokens, [job.tokens for _, job in new], multiple=1).to(self.device)
         n = batch["anchor"].shape[1]
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+        with precision.autocast(self.options.precision, self.device):
             state, codes = self.model.encode(batch)
         self.state[where, :n], self.codes[where, :n, :n] = state.float(), codes
         for name, store in self.fields.items():
@@ -180,7 +181,7 @@ class Rows:
         x = self.positions[where, :n]
         mask = torch.arange(n, device=self.device) < self.length[where, None]
         if self.options.refine and self.model.config.refiner_layers:
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+            with precision.autocast(self.options.precision, self.device):
                 free = (torch.arange(n, device=self.device) >= self.pinned[where, None])[..., None]
                 x = self._refined(x, self.state[where, :n], self.codes[where, :n, :n], mask, free)
         positions, scores = x.float().cpu().numpy(), self.score.tolist()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciar import precision
 from sciar.convert import from_smiles
 from sciar.errors import InputError
 from sciar.families.hybrid.fixed import match
@@ -44,7 +45,7 @@ class Options:
         theory: minimum of which level of theory; None = b3lyp where the training data reaches (elements and size), else mmff94s.
         score: also return a log-likelihood of what was drawn: True or "bound" adds one head evaluation per noise level (8),
             "exact" integrates the probability flow (25 times the cost of a draw).
-        precision: "bf16" or "32".
+        precision: "auto" (bf16 where the hardware has it), "bf16" or "32".
     """
 
     steps: int = 10
@@ -60,12 +61,13 @@ class Options:
     history: float = 0.01
     theory: str | None = None
     score: bool | str = False
-    precision: str = "bf16"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("hydrogen_steps", 1), ("refine", 0), ("anneal", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"sample: expected {name} ≥ {least}, got {getattr(self, name)}")
+        precision.check(self.precision)
         if self.score not in (False, True, "bound", "exact"):
             raise InputError(f"sample: expected score bound or exact, got {self.score!r}")
         if self.theory is not None and self.theory not in THEORIES:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from shutil import which
 
+from sciar import precision
 from sciar.errors import InputError
 
 RANKS = ("likelihood", "atoms", "element", "property")
@@ -37,7 +38,7 @@ class Options:
         tries: starts when `min_distance` or `valence` are not kept, or leave no place for an atom; their calls are counted.
         previews: each level of a draw is yielded as it is finished, before the draw itself.
         poll: steps between two looks at what is finished; 0 = every step on a CPU, 8 on a GPU.
-        precision: "bf16" or "32".
+        precision: "auto" (bf16 where the hardware has it), "bf16" or "32".
         compile: the trunk is compiled (torch.compile); on a CPU that takes a C++ compiler and a minute, and steps are 1.4 × faster.
     """
 
@@ -60,7 +61,7 @@ class Options:
     tries: int = 20
     previews: bool = False
     poll: int = 0
-    precision: str = "bf16"
+    precision: str = "auto"
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -79,7 +80,6 @@ class Options:
             raise InputError(f"sample: expected sure of at least 0 nats, got {self.sure}")
         if self.together < 1 or self.tries < 1:
             raise InputError(f"sample: expected together and tries of at least 1, got {self.together} and {self.tries}")
-        if self.precision not in ("bf16", "32"):
-            raise InputError(f"sample: expected precision bf16 or 32, got {self.precision!r}")
+        precision.check(self.precision)
         if self.compile and not any(map(which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))):
             raise InputError("sample: expected a C++ compiler for compile=True, got none; install g++ or leave it out")

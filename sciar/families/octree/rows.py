@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sciar import precision
 from sciar.batch import collate
 from sciar.errors import InputError
 from sciar.families.octree.constraints import Room, Wish, allowed_bytes
@@ -82,7 +83,7 @@ class Rows:
         self.stride = 2 if c.layout == "interleaved" else 1
         self.guided = options.guidance != 1 and any(self._asked(job.wish) for job in jobs)
         # attention without pairs computes in fp32 on a CPU, see nn/transformer.py
-        narrow = options.precision == "bf16" and (c.pair or self.device.type != "cpu")
+        narrow = precision.narrow(options.precision, self.device) and (c.pair or self.device.type != "cpu")
         dtype = torch.bfloat16 if narrow else torch.float32
         self.together = options.together
         slots = -(-(self.stride * self.longest + self.together + 3) // WIDTH) * WIDTH
@@ -120,7 +121,7 @@ class Rows:
         while self.pool or self.waiting or any(job is not None for job in self.job):
             finished: list[Draw] = []
             # one autocast region for many steps: it keeps the cast weights until it ends
-            with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.options.precision == "bf16"):
+            with torch.inference_mode(), precision.autocast(self.options.precision, self.device):
                 while not finished:
                     for _ in range(self.poll):
                         self._step()

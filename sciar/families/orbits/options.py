@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sciar import precision
 from sciar.errors import InputError
 
 
@@ -20,7 +21,7 @@ class Options:
         churn: share of fresh noise in each of its steps.
         score: "bound": nats of the drawn words and lower bounds of ln p of the lattice and of the free coordinates; "words": of the words
             alone, which saves a third of the time.
-        precision: "bf16" or "32".
+        precision: "auto" (bf16 where the hardware has it), "bf16" or "32".
     """
 
     temperature: float = 0.7
@@ -32,7 +33,7 @@ class Options:
     strain: float = 0.15
     churn: float = 0.6
     score: str = "bound"
-    precision: str = "bf16"
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and self.lattice_temperature >= 0):
@@ -41,5 +42,4 @@ class Options:
             raise InputError("sample: expected steps ≥ 1, sigma and strain > 0, churn from 0 to 1; correct them")
         if self.score not in ("bound", "words"):
             raise InputError(f"sample: expected score bound or words, got {self.score!r}")
-        if self.precision not in ("bf16", "32"):
-            raise InputError(f"sample: expected precision bf16 or 32, got {self.precision!r}")
+        precision.check(self.precision)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sciar import precision
 from sciar.families.orbits.constraints import Wish, wish_of
 from sciar.families.orbits.options import Options
 from sciar.families.orbits.tokens import Tokens
@@ -45,7 +46,7 @@ def sample(
     for start in range(0, len(prompts), batch_size):
         part = range(start, min(start + batch_size, len(prompts)))
         rows = [Sentence(i, keys[i], wishes[id(prompts[i])], np.random.default_rng([*keys[i]])) for i in part]
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=chosen.precision == "bf16"):
+        with torch.inference_mode(), precision.autocast(chosen.precision, device):
             Writer(model, chosen).write(rows)
             drawn = numbers(model, rows, chosen)
         calls = chosen.lattice_steps + chosen.steps + (LEVELS + len(SIGMAS)) * (chosen.score == "bound")
