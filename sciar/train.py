@@ -250,24 +250,21 @@ def _tokenizer(config: Config) -> Any:
 def initialise_from(model: Model, name: str) -> None:
     """Copy every tensor of the same name and shape from other weights, also of another configuration or version.
 
-    Tensors that differ along one dimension only because this model knows more properties begin with the others' numbers.
+    Where all others are only larger here, along one dimension (more properties, more atom types after the same ones), they begin with
+    the others' numbers.
     """
     from sciar.checkpoint import find, open_weights
 
     header, source = open_weights(find(name))
     own = model.state_dict()
-    grown = header["model_config"] == json.loads(json.dumps(dataclasses.asdict(model.config)))
-    for key, value in own.items():
-        given = source.get(key)
-        if given is None or given.ndim != value.ndim:
-            continue
-        more = [k for k, (a, b) in enumerate(zip(given.shape, value.shape, strict=True)) if a != b]
-        if not more:
+    common = {key: given for key, value in own.items() if (given := source.get(key)) is not None and given.ndim == value.ndim}
+    grown = all(sum(a != b for a, b in zip(given.shape, own[key].shape, strict=True)) <= 1 for key, given in common.items())
+    grown = grown and all(a <= b for key, given in common.items() for a, b in zip(given.shape, own[key].shape, strict=True))
+    for key, given in common.items():
+        if given.shape == own[key].shape:
             own[key] = given
-        elif grown and len(more) == 1 and given.shape[more[0]] < value.shape[more[0]]:
-            own[key] = torch.cat(
-                [given.to(value), value.narrow(more[0], given.shape[more[0]], value.shape[more[0]] - given.shape[more[0]])], more[0]
-            )
+        elif grown:
+            own[key][tuple(slice(k) for k in given.shape)] = given.to(own[key])
     model.load_state_dict(own)
 
 

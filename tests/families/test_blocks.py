@@ -165,6 +165,8 @@ def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str,
 def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokenizer: Tokenizer, walk: int, reader: bool) -> None:
     """Rewrite every bond and type of blocks above b: rows of blocks up to b, and readers up to b + 1, stay as they were."""
     model = Model(dataclasses.replace(TINY, walk=walk, reader=reader), tokenizer).eval()
+    if reader:
+        torch.nn.init.normal_(model.told.weight, std=0.1)
     record = tokenizer.encode(molecules[0])
     cut = int(record.block.max()) // 2
     late = record.block > cut
@@ -192,6 +194,8 @@ def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokeni
 def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kernel: str, walk: int, reader: bool) -> None:
     """Clean states, edge logits and readings of every block: from the sampler's cache, and from one pass over the doubled graph."""
     model = Model(dataclasses.replace(TINY, kernel=kernel, walk=walk, reader=reader), tokenizer).eval()
+    if reader:
+        torch.nn.init.normal_(model.told.weight, std=0.1)
     record = tokenizer.encode(molecules[0])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     task = model._task(clean, lambda *s: torch.full(s, 0.999) if len(s) < 3 or kernel == "absorbing" else torch.full(s, 0.5))
@@ -207,7 +211,7 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
     if read is not None:
         put, batch._headers = batch._headers, lambda condition: None
         batch._advance()
-        readings.append(batch.total[0].clone())
+        readings.append(batch.reading[0].clone())
         batch._headers = put
     for b in range(int(record.block.max()) + 1):
         rows = np.flatnonzero(record.block == b)
@@ -231,7 +235,7 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
         graph.phase, graph.start, graph.n = "header", graph.start, graph.start
         graph.forced = [Piece(record.kind[rows], record.degree[rows], orders[rows][:, :end])]
         batch._advance()
-        readings.append(batch.total[0].clone())
+        readings.append(batch.reading[0].clone())
     if read is not None:
         assert (torch.stack(readings) - read[0]).abs().max() < 1e-5 and read.std(1).min() > 1e-2
     assert (batch.states[0, :n] - x[0, :n]).abs().max() < 1e-5
@@ -241,7 +245,7 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
 @pytest.mark.parametrize("seed", range(4))
 def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, tokenizer: Tokenizer, seed: int) -> None:
     """Every feature of every open row, with some rows of the block shown, some in part, some hidden."""
-    model = Model(dataclasses.replace(TINY, partial=0.7), tokenizer).eval()
+    model = Model(dataclasses.replace(TINY, partial=0.7, shown=seed > 1), tokenizer).eval()
     record = tokenizer.encode(molecules[seed])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     generator = torch.Generator().manual_seed(seed)
@@ -255,7 +259,7 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
         mine = np.flatnonzero(record.block == b)
         end = int(mine[-1]) + 1
         columns = [*range(mine[0]), *(n + k for k in range(mine[0], end))]
-        wanted = {name: getattr(rows, name)[0, n + mine].numpy() for name in ("kind", "level", "degree", "left", "size", "role")}
+        wanted = {name: getattr(rows, name)[0, n + mine].numpy() for name in ("kind", "level", "degree", "left", "spent", "size", "role")}
         wanted |= {name: getattr(rows, name)[0, n + mine][:, columns].numpy() for name in ("codes", "apart", "used", "near", "sees")}
         graph.begin(record.kind[mine], int(record.degree[mine[0]]))
         known = np.where(wanted["codes"] <= 3, wanted["codes"], 0)

@@ -54,8 +54,9 @@ class ModelConfig:
         blocks: random blocks of each graph that are trained per step; 1 is PARD's prefix graph, 0 = all, which doubles the nodes.
         partial: how often a masked row with several open bonds shows some of them.
         walk: random-walk probabilities (RRWP) of up to so many steps as features of finished nodes; 0 = none.
-        reader: the header is read by a node of its own that sees the finished graph as it is at that moment (open valences, degrees);
-            else from the sum of the states that the finished nodes had when they came.
+        shown: bonds of the open block that are drawn already count as used, too; else attention has to see that a mate took a last place.
+        reader: besides the sum of the states that the finished nodes had when they came, the header knows what a node of its own reads,
+            which sees the finished graph as it is at that moment (open valences, degrees).
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
     """
@@ -69,6 +70,7 @@ class ModelConfig:
     blocks: int = 0
     partial: float = 0.3
     walk: int = 0
+    shown: bool = False
     reader: bool = False
     count: bool = False
     unconditional: float = 0.2
@@ -88,7 +90,7 @@ class Rows:
 
     Args:
         kind: node type. level: block. role: CLEAN, VIRTUAL (not yet finished) or READER (of the header of block `level`).
-        degree: residual degree of the block. left: open bonds of a virtual node. size: nodes of the block.
+        degree: residual degree of the block. left, spent: open bonds and bond orders in use of a virtual node. size: nodes of the block.
         codes: state of each pair. apart: blocks between its nodes. used, near: bond orders and neighbours that the
         earlier node of a pair has in the blocks before the later node's. walks: RRWP features of the pair.
         sees: what each row attends to. time: noise level of each row in [0, 1], 0 where there is none.
@@ -99,6 +101,7 @@ class Rows:
     role: Int[Tensor, "b r"]
     degree: Int[Tensor, "b r"]
     left: Int[Tensor, "b r"]
+    spent: Int[Tensor, "b r"]
     size: Int[Tensor, "b r"]
     codes: Int[Tensor, "b r c"]
     apart: Int[Tensor, "b r c"]
@@ -158,7 +161,7 @@ class Model(AbstractModel):
         w, p, limits = config.width, config.pair, tokenizer.config
         self.n_types, self.n_orders = len(tokenizer.types), tokenizer.n_orders
         self.types = nn.Embedding(self.n_types, w)
-        self.roles = nn.Embedding(3 if config.reader else 2, w)
+        self.virtual = nn.Embedding(2, w)
         self.degrees, self.left = nn.Embedding(limits.max_degree + 1, w), nn.Embedding(MOST_LEFT + 1, w)
         self.sizes = nn.Embedding(limits.max_block + 1, w)
         self.codes, self.apart = nn.Embedding(N_CODES, p), nn.Embedding(MOST_APART + 1, p)
@@ -171,16 +174,24 @@ class Model(AbstractModel):
         if limits.properties:
             self.scalar = Fourier(16, 0.1, 2.0)
             self.condition = nn.Linear(16 * len(limits.properties), w, bias=False)
+        if config.shown:
+            self.spent = nn.Embedding(MOST_USED + 1, w)
         if config.count:
             self.to_come = nn.Embedding(limits.max_atoms + 1, w)
         self.trunk = GraphTransformer(w, p, config.heads, config.layers)
-        self.summand = nn.Linear(2 * p if config.reader else w, w)
+        self.summand = nn.Linear(w, w)
+        if config.reader:
+            self.reader, self.told = nn.Parameter(0.2 * torch.randn(w)), nn.Linear(w + 2 * p, w)
         self.header = Header(w, limits.max_block + 1, limits.max_degree + 1, self.n_types)
         self.ends, self.middle = nn.Linear(w, 2 * p), nn.Linear(p, 2 * p)
         self.edge = nn.Linear(2 * p, self.n_orders)
         initialise(self, config.layers)
-        for table in (self.used, self.near, self.apart, self.left, self.sizes, self.degrees, self.roles):
+        for table in (self.used, self.near, self.apart, self.left, self.sizes, self.degrees, self.virtual):
             nn.init.normal_(table.weight, std=0.2)
+        if config.shown:
+            nn.init.zeros_(self.spent.weight)
+        if config.reader:  # nothing read at first, so that weights without a reader go on from where they are
+            nn.init.zeros_(self.told.weight)
         shares = torch.tensor(self.statistics.get("pairs") or [0.9] + [0.1 / self.n_orders] * self.n_orders)
         self.register_buffer("shares", shares, persistent=False)
 
@@ -190,11 +201,15 @@ class Model(AbstractModel):
 
     def nodes(self, rows: Rows, condition: Float[Tensor, "b d"] | None) -> Float[Tensor, "b r d"]:
         """Input states of the nodes."""
-        virtual = (rows.role == VIRTUAL)[..., None]
-        x = self.types(rows.kind) + self.roles(rows.role) + self.degrees(rows.degree.clamp(max=self.degrees.num_embeddings - 1))
-        x = x + virtual * (self.left(rows.left.clamp(0, MOST_LEFT)) + self.sizes(rows.size))
+        virtual = rows.role == VIRTUAL
+        x = self.types(rows.kind) + self.virtual(virtual.long()) + self.degrees(rows.degree.clamp(max=self.degrees.num_embeddings - 1))
+        x = x + virtual[..., None] * (self.left(rows.left.clamp(0, MOST_LEFT)) + self.sizes(rows.size))
+        if self.config.shown:
+            x = x + virtual[..., None] * self.spent(rows.spent.clamp(max=MOST_USED))
         if self.config.kernel != "absorbing":
-            x = x + virtual * self.time(self.fourier(rows.time))
+            x = x + virtual[..., None] * self.time(self.fourier(rows.time))
+        if self.config.reader:
+            x = torch.where((rows.role == READER)[..., None], self.reader, x)
         return x if condition is None else x + condition[:, None]
 
     def pairs(self, rows: Rows, pairs: Pairs) -> Float[Tensor, "P p"]:
@@ -265,8 +280,8 @@ class Model(AbstractModel):
         return x, self.edges(joint, pairs), read
 
     def read(self, x: Float[Tensor, "b l d"], joint: Float[Tensor, "b l c q"]) -> Float[Tensor, "b l d"]:
-        """Summary by readers: their own states, and a sum over all they see, in which numbers of nodes count."""
-        return x + self.summand(joint.sum(2)) * 0.2
+        """What readers add to the summary: of their own states, and of a sum over all they see, in which numbers of nodes count."""
+        return self.told(torch.cat([x, joint.sum(2) * 0.2], -1))
 
     def _header_loss(
         self, clean: Clean, x: Float[Tensor, "b n d"], read: Float[Tensor, "b l d"] | None, condition: Tensor | None
@@ -277,8 +292,8 @@ class Model(AbstractModel):
         before = clean.block[:, None] < torch.arange(levels + 1, device=x.device)[:, None]
         before = before & clean.mask[:, None]
         to_come = clean.mask.sum(1, keepdim=True) - before.sum(-1)
-        total = before.to(x.dtype) @ self.summands(x) if read is None else read  # prefix a = blocks below a
-        summary = self.summary(total, condition, to_come)
+        total = before.to(x.dtype) @ self.summands(x)  # prefix a = blocks below a
+        summary = self.summary(total if read is None else total + read, condition, to_come)
         sizes = torch.cat([clean.sizes, torch.zeros_like(clean.sizes[:, :1])], 1)
         asked = torch.arange(levels + 1, device=x.device) <= clean.sizes.gt(0).sum(1, keepdim=True)
         size = F.cross_entropy(self.header.size(summary).flatten(0, 1), sizes.flatten(), reduction="none").view_as(asked)
@@ -297,11 +312,11 @@ class Model(AbstractModel):
         return {"size": (size * asked).sum(), "degree": (degree * ruled).sum(), "types": (kind * clean.mask).sum()}
 
     def summands(self, x: Tensor) -> Tensor:
-        """What each finished node adds to the summary where there is no reader."""
+        """What each finished node adds to the summary."""
         return F.silu(self.summand(x)) * 0.2
 
     def summary(self, total: Tensor, condition: Tensor | None, to_come: Tensor) -> Tensor:
-        """Input of the header from what was read or summed up (b l d or b d) and the number of nodes still to come (b l or b)."""
+        """Input of the header from what was summed up and read (b l d or b d) and the number of nodes still to come (b l or b)."""
         if self.config.count:
             total = total + self.to_come(to_come)
         if condition is None:
@@ -414,10 +429,14 @@ class Model(AbstractModel):
         square = torch.where(eye[n:, n:], SELF, codes[:, :, n:])
         right_columns = torch.cat([codes[:, :, :n].transpose(1, 2), square], 1)
         strict = (clean.block[:, None] < levels[:, :, None]) & clean.mask[:, None]
+        known = torch.where(codes <= self.n_orders, codes, 0)
+        mates = same[:, n:, n:].float()
         counts = []
-        for table in (clean.orders, clean.orders.clamp(max=1)):
-            count = (strict.float() @ table.float()).long() * strict
-            count = F.pad(count, (0, v))
+        for table, drawn in ((clean.orders, known), (clean.orders.clamp(max=1), known.clamp(max=1))):
+            count = strict.float() @ table.float()
+            if self.config.shown:
+                count[:, n:] += mates @ drawn[..., :n].float()
+            count = F.pad(count.long() * strict, (0, v))
             counts.append(count + count.transpose(1, 2))
         distance = (levels[:, None] - levels[:, :, None]).abs()
         walks = walk_features(clean, levels, self.config.walk) if self.config.walk else None
@@ -427,6 +446,7 @@ class Model(AbstractModel):
             role=roles,
             degree=join(clean.degree, degree),
             left=join(torch.zeros_like(clean.degree), left),
+            spent=join(torch.zeros_like(clean.degree), known.sum(-1)),
             size=join(torch.zeros_like(clean.degree), size),
             codes=torch.cat([left_columns, right_columns], 2),
             apart=distance,

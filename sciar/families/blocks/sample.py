@@ -57,7 +57,7 @@ class _Batch:
         sizes = (rows, c, 2 * w + model.config.pair, model.config.pair)
         self.memories = [Memory.empty(*sizes, self.device, dtype) for _ in model.trunk.layers]
         self.states = torch.zeros(rows, c + 1, w, device=self.device)
-        self.total = torch.zeros(rows, w, device=self.device)
+        self.total, self.reading = (torch.zeros(rows, w, device=self.device) for _ in range(2))
         self.wanted = torch.full((rows, len(model.tokenizer.config.properties)), float("nan"), device=self.device)
         self.graphs: list[Growing | None] = [None] * slots
         types = [z for z, _, _ in model.tokenizer.types]
@@ -109,12 +109,17 @@ class _Batch:
         joint = self.model.joint(x, self.states[:, : rows.sees.shape[2]], e, pairs)
         drawing = any(g.phase == "edges" for _, g in active)
         logits = self._guided(self.model.edges(joint, pairs)).double().cpu().numpy() if drawing else None
-        told = self._told(rows, x, joint, pairs)
+        summands = (self.model.summands(x).float() * (rows.role == CLEAN)[..., None] * rows.sees.any(-1, keepdim=True)).sum(1)
+        if self.model.config.reader:
+            one = torch.arange(len(x), device=x.device), (rows.role == READER).long().argmax(1)
+            read = self.model.read(x[one][:, None], pairs.by_row(joint)[one][:, None])[:, 0].float()
         for slot, g in active:
             g.calls += 1
             if g.phase == "commit":
                 mine = slice(slot, None, self.slots)
-                self.total[mine] = told[mine] if self.model.config.reader else self.total[mine] + told[mine]
+                self.total[mine] += summands[mine]
+                if self.model.config.reader:
+                    self.reading[mine] = read[mine]
                 g.start, g.phase = g.n, "header"
             elif logits is not None:
                 own = logits[slot, : g.size, : g.n] / (self.options.bond_temperature or self.options.temperature)
@@ -122,13 +127,6 @@ class _Batch:
                     self._reveal(g, own)
                 else:
                     self._denoise(g, own)
-
-    def _told(self, rows: Rows, x: Tensor, joint: Tensor, pairs: NewPairs) -> Tensor:
-        """What the header of each graph that commits is to know (b d): its reader's reading, or what its new nodes add."""
-        if not self.model.config.reader:
-            return (self.model.summands(x).float() * rows.sees.any(-1, keepdim=True)).sum(1)
-        one = torch.arange(len(x), device=x.device), (rows.role == READER).long().argmax(1)
-        return self.model.read(x[one][:, None], pairs.by_row(joint)[one][:, None])[:, 0].float()
 
     def _guided(self, logits: Tensor) -> Tensor:
         if self.ways == 1:
@@ -155,7 +153,7 @@ class _Batch:
         index = torch.tensor([slot + way * self.slots for way in range(self.ways) for slot, _ in due], device=self.device)
         head, b = self.model.header, len(due)
         to_come = torch.tensor([g.most - g.n for _, g in due] * self.ways, device=self.device)
-        summary = self.model.summary(self.total[index], None if condition is None else condition[index], to_come)
+        summary = self.model.summary(self.total[index] + self.reading[index], None if condition is None else condition[index], to_come)
         needs = np.stack([self._needs(g) for _, g in due])
         sizes = self._chosen(self._guided(head.size(summary)).masked_fill(self._impossible(due, needs), -torch.inf), due)
         end = sizes == 0
@@ -277,7 +275,7 @@ class _Batch:
         reading = {slot for slot, g in live if reader and g.phase == "commit"}
         r, c = max(g.size + (slot in reading) for slot, g in live), max(g.n + (slot in reading) for slot, g in live)
         b = self.slots
-        node = {name: np.zeros((b, r), dtype=np.int64) for name in ("kind", "level", "degree", "left", "size")}
+        node = {name: np.zeros((b, r), dtype=np.int64) for name in ("kind", "level", "degree", "left", "spent", "size")}
         pair = {name: np.zeros((b, r, c), dtype=np.int64) for name in ("codes", "apart", "used", "near")}
         role, sees = np.full((b, r), CLEAN), np.zeros((b, r, c), dtype=bool)
         time, at = np.zeros((b, r), dtype=np.float32), np.full((b, r), self.states.shape[1] - 1)
@@ -293,11 +291,12 @@ class _Batch:
             pair["codes"][slot, :s, :n] = self._codes(g) if edges else g.orders[block, :n]
             pair["codes"][slot, np.arange(s), np.arange(g.start, n)] = SELF
             pair["apart"][slot, :s, :n] = g.level[block, None] - g.level[None, :n]
-            past = g.orders[: g.start, : g.start]
+            past = g.orders[: g.start, : n if edges and self.model.config.shown else g.start]
             pair["used"][slot, :s, : g.start] = past.sum(1)
             pair["near"][slot, :s, : g.start] = (past > 0).sum(1)
             if edges:
                 node["left"][slot, :s], node["size"][slot, :s] = g.left, s
+                node["spent"][slot, :s] = g.orders[block, :n].sum(1)
                 time[slot, :s] = g.time / self.steps
             if walks is not None:
                 walks[slot, :s, :n] = _walks(g, self.model.config.walk)
