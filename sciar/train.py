@@ -19,7 +19,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
@@ -98,6 +98,16 @@ class SaveLast(Callback):
         trainer.save_checkpoint(self.path)
 
 
+class Deadline(Timer):
+    """Ends this call after so long. Lightning's own timer goes on from what earlier calls used, so that a resumed one ends at once."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+
 class Progress(Callback):
     """Hands (step, steps, {metric: value}) to a function."""
 
@@ -112,7 +122,8 @@ class Progress(Callback):
 def fit(config: Config, folder: str | Path | None = None, progress: Callable[[int, int, dict[str, float]], None] | None = None) -> Path:
     """Train to the end of `config`, or go on where the last call stopped; returns the weights file.
 
-    Everything is kept in `folder` (default runs/<name>): config.json, metrics.csv, state.ckpt, weights.safetensors.
+    Everything is kept in `folder` (default runs/<name>): config.json, state.ckpt, weights.safetensors, log/metrics.csv of this call and
+    log/metrics-<step>.csv of earlier ones, named by the step that the next one began with.
 
     Raises:
         InputError: the configuration does not fit the family. DataError: no usable training record.
@@ -133,12 +144,14 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
     train = config.train
     ranks = train.devices
     rank = int(os.environ.get("LOCAL_RANK", 0))
+    log = folder / "log" / "metrics.csv"
+    if rank == 0 and log.exists():  # the logger begins anew
+        log.rename(log.with_name(f"metrics-{done}.csv"))
     for part in ("lightning.pytorch", "lightning.fabric"):  # tips and notices; its errors are exceptions
         logging.getLogger(part).setLevel(logging.ERROR)
     trainer = L.Trainer(
         default_root_dir=folder,
         max_steps=train.steps,
-        max_time=timedelta(minutes=train.max_minutes) if train.max_minutes else None,
         accelerator=train.accelerator,
         devices=train.devices,
         strategy=train.strategy,
@@ -164,6 +177,7 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
                 enable_version_counter=False,
                 save_last=False,
             ),
+            *([Deadline(timedelta(minutes=train.max_minutes))] if train.max_minutes else []),
             *([Progress(progress, train.steps)] if progress else []),
         ],
     )

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from sciar import checkpoint, train
 from sciar import config as configs
 from sciar.errors import InputError
 from sciar.testing import check_raises
@@ -88,6 +90,39 @@ def test_a_killed_run_ends_with_the_same_weights_and_loss_curve(tmp_path: Path, 
     assert len(curve) == 3 and losses(tmp_path / "killed")[-2:] == curve[-2:]
     assert curve[-1] < curve[0]
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["train"]["steps"] == 30
+
+
+def test_every_call_has_its_minutes_to_itself(tmp_path: Path) -> None:
+    """A run in segments: Lightning's timer, restored with the rest, would end every call after the first at once."""
+    recipe = configs.load(TINY, ["train.steps=100000", "train.max_minutes=0.02", "train.save_every=100000"])
+    steps = []
+    for _ in range(2):
+        train.fit(recipe, tmp_path)
+        steps.append(torch.load(tmp_path / "state.ckpt", weights_only=True)["global_step"])
+    assert 0 < steps[0] < steps[1]
+    assert (tmp_path / "log" / f"metrics-{steps[0]}.csv").exists() and (tmp_path / "log" / "metrics.csv").exists()
+
+
+def test_weights_of_fewer_atom_types_begin_a_larger_model(tmp_path: Path) -> None:
+    from sciar.families import blocks
+
+    def model(atoms: str, **more: object) -> blocks.Model:
+        tokenizer = blocks.Tokenizer(blocks.TokenizerConfig(atoms=tuple(atoms.split())))
+        return blocks.Model(blocks.ModelConfig(width=32, pair=16, heads=4, layers=1, **more), tokenizer)
+
+    small, large = model("C N O"), model("C N O S N+", shown=True, reader=True)
+    fresh = {k: v.clone() for k, v in large.state_dict().items()}
+    facts = {"tokenizer_config": small.tokenizer.config, "model_config": small.config, "statistics": {}, "card": {}}
+    path = checkpoint.save(tmp_path / "small.safetensors", small, family="blocks", **facts)
+    train.initialise_from(large, str(path))
+    now, given = large.state_dict(), small.state_dict()
+    assert torch.equal(now["trunk.layers.0.query.weight"], given["trunk.layers.0.query.weight"])
+    assert torch.equal(now["types.weight"][:3], given["types.weight"]) and torch.equal(now["types.weight"][3:], fresh["types.weight"][3:])
+    other = model("C N O S N+")
+    wide = blocks.Model(blocks.ModelConfig(width=64, pair=16, heads=4, layers=1), other.tokenizer)
+    before = wide.types.weight.detach().clone()
+    train.initialise_from(wide, str(path))
+    assert torch.equal(wide.types.weight, before), "of another width: nothing of a table that means something else"
 
 
 def test_two_processes_train_together(tmp_path: Path, environment: dict[str, str]) -> None:
