@@ -152,7 +152,9 @@ def test_properties_are_computed_where_they_are_missing() -> None:
 @pytest.mark.parametrize("kernel", ["absorbing", "marginal", "uniform", "block"])
 @pytest.mark.parametrize(("blocks", "reader"), [(0, True), (1, False)])
 def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str, blocks: int, reader: bool) -> None:
-    model = Model(dataclasses.replace(TINY, kernel=kernel, blocks=blocks, count=True, reader=reader), tokenizer)
+    model = Model(
+        dataclasses.replace(TINY, kernel=kernel, blocks=blocks, count=True, reader=reader, shown=reader, row_bias=reader), tokenizer
+    )
     batch = collate(Tokens, [tokenizer.encode(m) for m in molecules])
     parts = model.loss(batch, torch.Generator().manual_seed(0))
     parts["loss"].backward()
@@ -193,9 +195,10 @@ def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokeni
 @pytest.mark.parametrize(("kernel", "walk", "reader"), [("absorbing", 0, True), ("absorbing", 3, True), ("marginal", 0, False)])
 def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kernel: str, walk: int, reader: bool) -> None:
     """Clean states, edge logits and readings of every block: from the sampler's cache, and from one pass over the doubled graph."""
-    model = Model(dataclasses.replace(TINY, kernel=kernel, walk=walk, reader=reader), tokenizer).eval()
+    model = Model(dataclasses.replace(TINY, kernel=kernel, walk=walk, reader=reader, row_bias=reader), tokenizer).eval()
     if reader:
         torch.nn.init.normal_(model.told.weight, std=0.1)
+        torch.nn.init.normal_(model.of_row.weight, std=0.1)
     record = tokenizer.encode(molecules[0])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     task = model._task(clean, lambda *s: torch.full(s, 0.999) if len(s) < 3 or kernel == "absorbing" else torch.full(s, 0.5))

@@ -58,6 +58,7 @@ class ModelConfig:
         shown: bonds of the open block that are drawn already count as used, too; else attention has to see that a mate took a last place.
         reader: besides the sum of the states that the finished nodes had when they came, the header knows what a node of its own reads,
             which sees the finished graph as it is at that moment (open valences, degrees).
+        row_bias: the log-odds of bond orders have a part that a row says whatever the other end is, as a hydrogen has single bonds only.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
     """
@@ -73,6 +74,7 @@ class ModelConfig:
     walk: int = 0
     shown: bool = False
     reader: bool = False
+    row_bias: bool = False
     count: bool = False
     unconditional: float = 0.2
 
@@ -150,6 +152,8 @@ class Model(AbstractModel):
         self.header = Header(w, limits.max_block + 1, limits.max_degree + 1, self.n_types)
         self.ends, self.middle = nn.Linear(w, 2 * p), nn.Linear(p, 2 * p)
         self.edge = nn.Linear(2 * p, self.n_orders)
+        if config.row_bias:
+            self.of_row = nn.Linear(w, self.n_orders, bias=False)
         initialise(self, config.layers)
         for table in (self.used, self.near, self.apart, self.left, self.sizes, self.degrees, self.virtual):
             nn.init.normal_(table.weight, std=0.2)
@@ -157,6 +161,8 @@ class Model(AbstractModel):
             nn.init.zeros_(self.spent.weight)
         if config.reader:  # nothing read at first, so that weights without a reader go on from where they are
             nn.init.zeros_(self.told.weight)
+        if config.row_bias:
+            nn.init.zeros_(self.of_row.weight)
         shares = torch.tensor(self.statistics.get("pairs") or [0.9] + [0.1 / self.n_orders] * self.n_orders)
         self.register_buffer("shares", shares, persistent=False)
 
@@ -189,9 +195,10 @@ class Model(AbstractModel):
         """What the heads know of a pair: its state and those of its two nodes."""
         return F.silu(pairs.ends(self.ends(x), self.ends(columns)) + self.middle(e))
 
-    def edges(self, joint: Float[Tensor, "P q"], pairs: Pairs) -> Float[Tensor, "b r c o"]:
+    def edges(self, x: Float[Tensor, "b r d"], joint: Float[Tensor, "P q"], pairs: Pairs) -> Float[Tensor, "b r c o"]:
         """Log-odds of every bond order against no bond, of what each row sees."""
-        return pairs.by_row(self.edge(joint).float())
+        odds = pairs.by_row(self.edge(joint).float())
+        return odds + self.of_row(x).float()[:, :, None] if self.config.row_bias else odds
 
     def conditioned(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"] | None:
         """State of the wanted properties in their own units; nan = free."""
@@ -242,7 +249,7 @@ class Model(AbstractModel):
         joint = self.joint(x, x, e, pairs)
         readers = int((rows.role[0] == READER).sum())
         read = self.read(x[:, -readers:], pairs.by_row(joint)[:, -readers:]) if readers else None
-        return x, self.edges(joint, pairs), read
+        return x, self.edges(x, joint, pairs), read
 
     def read(self, x: Float[Tensor, "b l d"], joint: Float[Tensor, "b l c q"]) -> Float[Tensor, "b l d"]:
         """What readers add to the summary: of their own states, and of a sum over all they see, in which numbers of nodes count."""

@@ -108,7 +108,7 @@ class _Batch:
         self.states[torch.arange(len(at), device=self.device)[:, None], at] = x
         joint = self.model.joint(x, self.states[:, : rows.sees.shape[2]], e, pairs)
         drawing = any(g.phase == "edges" for _, g in active)
-        logits = self._guided(self.model.edges(joint, pairs)).double().cpu().numpy() if drawing else None
+        logits = self._guided(self.model.edges(x, joint, pairs)).double().cpu().numpy() if drawing else None
         summands = (self.model.summands(x).float() * (rows.role == CLEAN)[..., None] * rows.sees.any(-1, keepdim=True)).sum(1)
         if self.model.config.reader:
             one = torch.arange(len(x), device=x.device), (rows.role == READER).long().argmax(1)
