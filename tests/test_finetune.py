@@ -43,6 +43,8 @@ def test_the_bundled_model_that_holds_most_is_chosen() -> None:
         molecule = from_smiles(smiles) if task == "graph" else sciar.generate(smiles=smiles, seed=0)[0].structure
         assert _holding_most(task, [molecule]) == name
     assert _holding_most("graph", [from_networkx(nx.grid_2d_graph(3, 3))]) == "planar-blocks"
+    assert _holding_most("graph", [from_smiles("C[NH2+]CCCCCCCCCCCCCCCCCI")]) == "zinc250k-blocks"
+    assert _holding_most("crystal", datasets.samples("mp20")[:1]) == "mp20-orbits"
 
 
 def test_the_report_says_what_is_in_a_file(table: Path) -> None:
