@@ -391,9 +391,9 @@ def _encoded(config: Config, structures: Any, label: str) -> TokenArrays:
 
 def _device(accelerator: str) -> torch.device:
     """The kind of device that Lightning will take."""
-    if accelerator == "auto":
+    if accelerator in ("auto", "gpu"):
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    return torch.device("cuda" if accelerator == "gpu" else accelerator)
+    return torch.device(accelerator)
 
 
 def _hardware(device: torch.device) -> str:
