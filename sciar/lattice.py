@@ -41,6 +41,26 @@ def cell_of(parameters: Float[np.ndarray, "6"]) -> Float[np.ndarray, "3 3"]:
     return np.array([[a, 0, 0], [b * cos_g, b * sin_g, 0], [c * cos_b, c * y, c * np.sqrt(height)]])
 
 
+def form_of(cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "6"]:
+    """(ln a, ln b₂, ln c₃, b₁/b₂, c₁/c₃, c₂/c₃) of a cell turned so that a lies along x and b in the xy plane; lengths in Å.
+
+    Any six numbers are a cell: `cell_of_form` is the inverse up to a rotation.
+    """
+    lower = np.linalg.cholesky(cell @ cell.T)
+    a, b, c = np.diag(lower)
+    return np.array([np.log(a), np.log(b), np.log(c), lower[1, 0] / b, lower[2, 0] / c, lower[2, 1] / c])
+
+
+def cell_of_form(form: Float[np.ndarray, "6"]) -> Float[np.ndarray, "3 3"]:
+    """The cell of these six numbers, see `form_of`.
+
+    >>> cell_of_form(np.array([0.0, 0.0, 0.0, 0.5, 0.0, 0.0])).tolist()
+    [[1.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    (a, b, c), (s1, s2, s3) = np.exp(form[:3]), form[3:]
+    return np.array([[a, 0, 0], [s1 * b, b, 0], [s2 * c, s3 * c, c]])
+
+
 def fractional(structure: Structure) -> Float[np.ndarray, "n 3"]:
     """Positions as fractions of the lattice vectors, wrapped into [0, 1).
 

@@ -2,7 +2,7 @@
 
 Words: (element, count) pairs by rising atomic number, an end, the space group, then the Wyckoff position of each orbit, element by
 element and letter by letter. Then the lattice from a diffusion head, and all free coordinates together with the lattice from an
-equivariant denoiser (sites.py). This is UniGenX's order (words, then numbers by diffusion) with symmetry as the vocabulary.
+equivariant denoiser (sciar/nn/sites.py). This is UniGenX's order (words, then numbers by diffusion) with symmetry as the vocabulary.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from sciar.batch import Batch
 from sciar.diffusion.gaussian import EDM
 from sciar.errors import InputError
-from sciar.families.orbits.sites import Frame, Sites
 from sciar.families.orbits.tokens import Tokenizer
 from sciar.families.orbits.words import BEGIN, END, GROUP, ORBIT, PAIR, Words
 from sciar.families.orbits.wyckoff import LENGTHS, LETTERS, group, lattice_form
@@ -28,6 +27,7 @@ from sciar.family import Draw
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier
 from sciar.nn.head import DiffusionHead
+from sciar.nn.sites import Frame, Sites, denoising_loss
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
@@ -390,23 +390,9 @@ class Model(AbstractModel):
         u, lattice = batch["free"], batch["lattice"][:, 0]
         draw = lambda low, high: torch.exp(np.log(low) + np.log(high / low) * torch.rand(len(number), generator=generator, device=u.device))  # noqa: E731
         sigma, strain = draw(config.sigma_low, config.sigma_high), draw(config.strain_low, config.strain_high)
-        with torch.autocast(u.device.type, enabled=False):
-            used = (c.basis[c.system[number]] != 0).any(1)
-            noisy_lattice = lattice + strain[:, None] * used * torch.randn(lattice.shape, generator=generator, device=u.device)
-            cell = frame.cell(noisy_lattice)
-            noise = frame.projected(cell, sigma[:, None, None] * torch.randn(u.shape, generator=generator, device=u.device))
-        element = batch["elements"].gather(1, batch["owner"])
-        clean_u, clean_lattice = self.sites(frame, u + noise, noisy_lattice, sigma, strain, element, c.facts[position][..., 2:])
-        with torch.autocast(u.device.type, enabled=False):
-            off = frame.shifted(cell, clean_u - u).square().sum(-1)
-            free = c.free[position]
-            weight = frame.size * (free > 0)
-            per = (off / free.clamp(min=1) * weight).sum(1) / weight.sum(1).clamp(min=1)
-            s, d = sigma**2, self.sites.sigma_data**2
-            sites = (per * (s + d) / (s * d)).sum() / (weight.sum(1) > 0).sum().clamp(min=1)
-            s, d = strain**2, self.sites.strain_data**2
-            off_cell = ((clean_lattice - lattice).square() * used).sum(1) / used.sum(1)
-            return {"sites": sites, "cell": (off_cell * (s + d) / (s * d)).mean()}
+        used = (c.basis[c.system[number]] != 0).any(1)
+        element, facts = batch["elements"].gather(1, batch["owner"]), c.facts[position][..., 2:]
+        return denoising_loss(self.sites, frame, u, lattice, element, facts, c.free[position], used, (sigma, strain), generator)
 
     def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
         """See `sciar.family.Model.sample`; options: `sciar.families.orbits.sample.Options`."""

@@ -17,12 +17,12 @@ from sciar.families.orbits.tokens import Tokens
 from sciar.families.orbits.words import Sentence, Writer
 from sciar.families.orbits.wyckoff import group
 from sciar.family import Draw, options_of
+from sciar.nn.sites import Frame, denoised
 from sciar.prompt import Prompt
 from sciar.structure import NUMBERS
 
 if TYPE_CHECKING:
     from sciar.families.orbits.model import Model
-    from sciar.families.orbits.sites import Frame
 
 LEVELS = 8  # of the lattice's likelihood bound
 SIGMAS = (0.07, 0.1, 0.14, 0.2, 0.28, 0.4)  # Å, of the coordinates'
@@ -79,7 +79,8 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
     lattice = model.scaled(scaled.float(), number, atoms, back=True)
     frame, u = c.frame(number, position), start.to(device)
     facts = c.facts[position][..., 2:]
-    u, lattice = _denoised(model, frame, u, lattice, fresh, element, facts, options)
+    first = (options.sigma, options.strain)
+    u, lattice = denoised(model.sites, frame, u, lattice, element, facts, first, options.steps, fresh, options.churn)
     u = (u % 1.0) * (torch.arange(3, device=device) < c.free[position][..., None])
     nats = torch.zeros(len(rows), device=device)
     if options.score == "bound":
@@ -93,31 +94,6 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
         nats = nats + _sites_bound(model, frame, u, lattice, tilt.to(device), element, facts)
     columns = (x.double().cpu().numpy() for x in (lattice, u, nats))
     return [(p, x[: len(row.orbits)], float(value)) for row, p, x, value in zip(rows, *columns, strict=True)]
-
-
-def _denoised(
-    model: Model,
-    frame: Frame,
-    u: Float[Tensor, "b o 3"],
-    lattice: Float[Tensor, "b 6"],
-    fresh: Float[Tensor, "s b o 3"] | None,
-    element: Int[Tensor, "b o"],
-    facts: Int[Tensor, "b o f"],
-    options: Options,
-) -> tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"]]:
-    """Free coordinates and lattice after all noise levels, each step with some of the noise `fresh` added before (churn)."""
-    sigmas, strains = (np.geomspace(first, last, options.steps) for first, last in ((options.sigma, 0.01), (options.strain, 0.003)))
-    for i, (sigma, strain) in enumerate(zip(sigmas, strains, strict=True)):
-        if fresh is not None and 0 < i < options.steps - 1:
-            with torch.autocast(u.device.type, enabled=False):
-                kick = sigma * ((1 + options.churn) ** 2 - 1) ** 0.5 * fresh[i - 1].to(u.device)
-                u, sigma = u + frame.projected(frame.cell(lattice), kick), sigma * (1 + options.churn)
-        levels = (torch.full((len(u),), float(level), device=u.device) for level in (sigma, strain))
-        clean_u, clean_lattice = model.sites(frame, u, lattice, *levels, element, facts)
-        last = i + 1 == options.steps
-        u = clean_u + (0.0 if last else float(sigmas[i + 1] / sigma)) * (u - clean_u)
-        lattice = clean_lattice + (0.0 if last else float(strains[i + 1] / strain)) * (lattice - clean_lattice)
-    return u, lattice
 
 
 def _sites_bound(

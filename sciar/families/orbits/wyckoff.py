@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sciar.lattice import fractional, niggli, placed, symmetry
+from sciar.lattice import cell_of_form, form_of, fractional, niggli, placed, symmetry
 from sciar.structure import Structure
 
 SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "hexagonal", "cubic")  # trigonal: hexagonal axes
@@ -186,17 +186,13 @@ def lattice_form(system: int) -> tuple[Float[np.ndarray, "6 6"], Float[np.ndarra
 def cell_of(system: int, lattice: Float[np.ndarray, "6"]) -> Float[np.ndarray, "3 3"]:
     """The conventional cell in Å of the free numbers: logarithms of lengths, then slopes."""
     basis, constant = lattice_form(system)
-    (a, b, c), (s1, s2, s3) = np.exp((basis @ lattice + constant)[:3]), (basis @ lattice + constant)[3:]
-    return np.array([[a, 0, 0], [s1 * b, b, 0], [s2 * c, s3 * c, c]])
+    return cell_of_form(basis @ lattice + constant)
 
 
 def lattice_of(system: int, cell: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "6"]:
     """The free numbers of a cell that has the system's symmetry; the inverse of `cell_of` up to a rotation."""
-    lower = np.linalg.cholesky(cell @ cell.T)
-    a, b, c = np.diag(lower)
-    values = np.array([np.log(a), np.log(b), np.log(c), lower[1, 0] / b, lower[2, 0] / c, lower[2, 1] / c])
     basis, constant = lattice_form(system)
-    return np.asarray(np.linalg.pinv(basis) @ (values - constant))
+    return np.asarray(np.linalg.pinv(basis) @ (form_of(cell) - constant))
 
 
 # --- crystals ---

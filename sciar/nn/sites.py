@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from sciar.nn.embedding import Fourier, RadialBasis
 
 REACH = 10.0  # Å; the radial basis ends there
+LAST = (0.01, 0.003)  # errors of positions (Å) and of lattice numbers at which denoising ends
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +42,15 @@ class Frame:
     primitive: Float[Tensor, "b 3 3"]
     basis: Float[Tensor, "b 6 6"]
     constant: Float[Tensor, "b 6"]
+
+    @classmethod
+    def of_atoms(cls, mask: Bool[Tensor, "b n"]) -> Frame:
+        """Crystals without symmetry: an orbit for every atom, all its coordinates and all six lattice numbers free."""
+        b, n = mask.shape
+        one, six = torch.eye(3, device=mask.device), torch.eye(6, device=mask.device)
+        each, nothing = one.expand(b, n, 3, 3), one.new_zeros(b, n, 3)
+        owner = torch.arange(n, device=mask.device).expand(b, n)
+        return cls(each, nothing, mask.long(), owner, each, nothing, mask, one.expand(b, 3, 3), six.expand(b, 6, 6), one.new_zeros(b, 6))
 
     def cell(self, lattice: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
         """Conventional cells; see `wyckoff.cell_of`."""
@@ -217,3 +228,68 @@ class Sites(nn.Module):
         answer = torch.zeros(b * o, k, 2, device=h.device, dtype=m.dtype)
         answer[there] = self.push(m)
         return answer.view(b, o, k, 2)
+
+
+def denoising_loss(
+    sites: Sites,
+    frame: Frame,
+    u: Float[Tensor, "b o 3"],
+    lattice: Float[Tensor, "b 6"],
+    element: Int[Tensor, "b o"],
+    facts: Int[Tensor, "b o f"],
+    free: Int[Tensor, "b o"],
+    used: Bool[Tensor, "b 6"],
+    levels: tuple[Float[Tensor, "b"], Float[Tensor, "b"]],
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Squared errors of the estimates, weighted as EDM: "sites" per free coordinate of an atom, "cell" per free lattice number.
+
+    Args:
+        free: free coordinates of each orbit. used: free lattice numbers. levels: errors of positions (Å) and lattice numbers.
+    """
+    sigma, strain = levels
+    with torch.autocast(u.device.type, enabled=False):
+        noisy_lattice = lattice + strain[:, None] * used * torch.randn(lattice.shape, generator=generator, device=u.device)
+        cell = frame.cell(noisy_lattice)
+        noise = frame.projected(cell, sigma[:, None, None] * torch.randn(u.shape, generator=generator, device=u.device))
+    clean_u, clean_lattice = sites(frame, u + noise, noisy_lattice, sigma, strain, element, facts)
+    with torch.autocast(u.device.type, enabled=False):
+        off = frame.shifted(cell, clean_u - u).square().sum(-1)
+        weight = frame.size * (free > 0)
+        per = (off / free.clamp(min=1) * weight).sum(1) / weight.sum(1).clamp(min=1)
+        s, d = sigma**2, sites.sigma_data**2
+        of_sites = (per * (s + d) / (s * d)).sum() / (weight.sum(1) > 0).sum().clamp(min=1)
+        s, d = strain**2, sites.strain_data**2
+        off_cell = ((clean_lattice - lattice).square() * used).sum(1) / used.sum(1)
+        return {"sites": of_sites, "cell": (off_cell * (s + d) / (s * d)).mean()}
+
+
+def denoised(
+    sites: Sites,
+    frame: Frame,
+    u: Float[Tensor, "b o 3"],
+    lattice: Float[Tensor, "b 6"],
+    element: Int[Tensor, "b o"],
+    facts: Int[Tensor, "b o f"],
+    first: tuple[float, float],
+    steps: int,
+    fresh: Float[Tensor, "s b o 3"] | None = None,
+    churn: float = 0.0,
+) -> tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"]]:
+    """Free coordinates and lattice after `steps` noise levels, each with some of the noise `fresh` added before (churn).
+
+    Args:
+        first: errors at the beginning, of positions (Å) and of lattice numbers. fresh: normal numbers for steps - 2 steps.
+    """
+    sigmas, strains = (np.geomspace(start, last, steps) for start, last in zip(first, LAST, strict=True))
+    for i, (sigma, strain) in enumerate(zip(sigmas, strains, strict=True)):
+        if fresh is not None and churn and 0 < i < steps - 1:
+            with torch.autocast(u.device.type, enabled=False):
+                kick = sigma * ((1 + churn) ** 2 - 1) ** 0.5 * fresh[i - 1].to(u.device)
+                u, sigma = u + frame.projected(frame.cell(lattice), kick), sigma * (1 + churn)
+        now = (torch.full((len(u),), float(level), device=u.device) for level in (sigma, strain))
+        clean_u, clean_lattice = sites(frame, u, lattice, *now, element, facts)
+        last = i + 1 == steps
+        u = clean_u + (0.0 if last else float(sigmas[i + 1] / sigma)) * (u - clean_u)
+        lattice = clean_lattice + (0.0 if last else float(strains[i + 1] / strain)) * (lattice - clean_lattice)
+    return u, lattice
