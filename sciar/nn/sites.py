@@ -21,6 +21,14 @@ REACH = 10.0  # Å; the radial basis ends there
 LAST = (0.01, 0.003)  # errors of positions (Å) and of lattice numbers at which denoising ends
 
 
+def matrix(form: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
+    """Lattice vectors in Å as rows, see `lattice.form_of`."""
+    a, b, c = form[:, :3].exp().unbind(-1)
+    zero = torch.zeros_like(a)
+    rows = [a, zero, zero, form[:, 3] * b, b, zero, form[:, 4] * c, form[:, 5] * c, c]
+    return torch.stack(rows, -1).view(-1, 3, 3)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """What does not change while a crystal is denoised; b crystals, o orbits, n atoms, all in fractions of the conventional cell.
@@ -54,11 +62,7 @@ class Frame:
 
     def cell(self, lattice: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
         """Conventional cells; see `wyckoff.cell_of`."""
-        form = torch.einsum("bij,bj->bi", self.basis, lattice) + self.constant
-        a, b, c = form[:, :3].exp().unbind(-1)
-        zero = torch.zeros_like(a)
-        rows = [a, zero, zero, form[:, 3] * b, b, zero, form[:, 4] * c, form[:, 5] * c, c]
-        return torch.stack(rows, -1).view(-1, 3, 3)
+        return matrix(torch.einsum("bij,bj->bi", self.basis, lattice) + self.constant)
 
     def strains(self, cell: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 6 3 3"]:
         """Symmetric strain per unit of each free lattice number: sym(L⁻¹ ∂L/∂p)."""

@@ -184,7 +184,13 @@ def test_corrupt_tokens_say_so(seed: int) -> None:
     broken = tokenizer.decode(dataclasses.replace(tokens, tree=tree))
     assert str(broken.info["failure"]).startswith("corrupt tokens") and not broken.n_atoms
     noise = Tokens(
-        rng.integers(0, 256, 9), rng.integers(0, 9, 4), rng.integers(0, 99, (4, 3)), np.arange(4), np.zeros((4, 3)), np.zeros((1, 7))
+        rng.integers(0, 256, 9),
+        rng.integers(0, 9, 4),
+        rng.integers(0, 99, (4, 3)),
+        np.arange(4),
+        np.zeros((4, 3)),
+        np.zeros((1, 7)),
+        np.zeros((1, 6)),
     )
     assert isinstance(tokenizer.decode(noise), Structure)
 

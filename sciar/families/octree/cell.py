@@ -29,9 +29,8 @@ def grid(device: torch.device) -> tuple[Float[Tensor, "6"], Float[Tensor, "6"]]:
 
 
 def scaled(lattice: Float[Tensor, "b 6"], atoms: Int[Tensor, "b"]) -> Float[Tensor, "b 6"]:
-    """Lattice numbers of a cell of one atom."""
-    shift = atoms.clamp(min=1).log()[:, None] / 3
-    return torch.cat([lattice[:, :3] - shift, lattice[:, 3:]], 1)
+    """Lattice numbers of a cell of one atom of that size."""
+    return torch.cat([lattice[:, :3] - atoms.clamp(min=1).log()[:, None] / 3, lattice[:, 3:]], 1)
 
 
 def bins_of(lattice: Float[Tensor, "b 6"], atoms: Int[Tensor, "b"]) -> Int[Tensor, "b 6"]:
@@ -43,7 +42,8 @@ def bins_of(lattice: Float[Tensor, "b 6"], atoms: Int[Tensor, "b"]) -> Int[Tenso
 def numbers_of(bins: Int[Tensor, "b 6"], atoms: Int[Tensor, "b"]) -> Float[Tensor, "b 6"]:
     """Lattice numbers in the middles of bins."""
     low, step = grid(bins.device)
-    return scaled(low + bins * step, 1 / atoms)
+    middle = low + bins * step
+    return torch.cat([middle[:, :3] + atoms.clamp(min=1).log()[:, None] / 3, middle[:, 3:]], 1)
 
 
 def fits(lattice: Float[np.ndarray, "6"], atoms: int) -> bool:
@@ -126,8 +126,9 @@ class Header(nn.Module):
         return logits.masked_fill(barred, -1e9), h
 
     def count_logits(self, h: Float[Tensor, "*s d"], element: Int[Tensor, "*s"]) -> Float[Tensor, "*s c"]:
+        """Logits of how many atoms; not 0."""
         logits: Tensor = self.to_count(F.silu(h + self.element(element))).float()
-        return logits
+        return logits.masked_fill(torch.arange(self.most + 1, device=h.device) == 0, -1e9)
 
     def composition_nats(self, counts: Int[Tensor, "b e"], wanted: Tensor | float = 0.0) -> Float[Tensor, "b"]:
         """-ln p of whole compositions."""

@@ -25,6 +25,7 @@ class Events:
         byte: occupancy of a tree node, else 0. element: of an atom, else 0. bins: steps of an atom inside its cell, else 0.
         mask: True = real, the closing event included.
         given: atoms that every event knows (fixed atoms); None = none.
+        cell: lattice vectors of crystals, whose centres are fractions; None = molecules.
     """
 
     level: Int[Tensor, "b t"]
@@ -35,6 +36,7 @@ class Events:
     bins: Int[Tensor, "b t 3"]
     mask: Bool[Tensor, "b t"]
     given: Bool[Tensor, "b t"] | None = None
+    cell: Float[Tensor, "b 3 3"] | None = None
 
     @property
     def tree(self) -> Bool[Tensor, "b t"]:

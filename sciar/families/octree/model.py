@@ -2,7 +2,8 @@
 
 p(structure) = Π_i p(event_i | events_<i, where event_i is): the place of an event follows from its parent, so a
 query that knows the place reads the events before it, and a head says the byte of a node or the element and place
-of an atom. The sequence ends by itself when no node is left open.
+of an atom. The sequence ends by itself when no node is left open. Of a crystal composition and cell come first (cell.py) and every
+event is told them; its octree is one of fractions, displacements are those of nearest images.
 
 Three layouts of queries and contents (`ModelConfig.layout`):
     "interleaved"  every event twice, a masked copy then a real one, all of them visible to later ones: as published
@@ -28,15 +29,17 @@ from torch import Tensor, nn
 
 from sciar.batch import Batch
 from sciar.errors import InputError
+from sciar.families.octree import cell as cells
 from sciar.families.octree.events import Events, events_of
 from sciar.families.octree.heads import N_BYTES, Classes, LeafHead, log_likelihood
-from sciar.families.octree.surroundings import Children, Surroundings, frontier
+from sciar.families.octree.surroundings import Children, Surroundings, columns_of, frontier, nearest
 from sciar.families.octree.tokens import Tokenizer
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier, RadialBasis
 from sciar.nn.refiner import Refiner
-from sciar.nn.rotary import Turning, angles, axis_waves, published_waves, sphere_waves
+from sciar.nn.rotary import Turning, angles, axis_waves, periodic_waves, published_waves, sphere_waves
+from sciar.nn.sites import Frame, Sites, denoising_loss, matrix
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
@@ -44,6 +47,7 @@ MASK, CLOSE, FIRST_ELEMENT = 0, 256, 257  # ids of contents; 1 … 255 are occup
 LEFT = 64  # open nodes that are told apart
 FREQUENCIES = 16
 GIVEN = 16  # most atoms that training tells beforehand
+STRAINS = (0.003, 0.2)  # errors of lattice numbers that the refiner of crystals learns to remove
 PAIR, SHELLS = 32, 4  # features of a displacement, and shells around the query whose directions are told apart
 
 
@@ -54,12 +58,14 @@ class ModelConfig:
     Args:
         width, heads, layers: of the trunk.
         layout: "interleaved", "queries" or "fused", see the module.
-        waves: "published", "axes" or "sphere", see sciar/nn/rotary.py, or "none". shortest, longest: wavelengths of the latter two, Å.
+        waves: "published", "axes", "sphere" or, of crystals, "periodic", see sciar/nn/rotary.py, or "none". shortest, longest:
+            wavelengths of "axes" and "sphere", Å.
         values: values are turned too, so that displacements are read and not only looked up.
         around: events know the distances from their children to all cubes that are known to hold atoms, see surroundings.py.
         pair: attention asks for and reads features of displacements, beside keys and values; False = as published.
-        refiner_layers, refiner_width: of the joint refiner of all atoms at the end (0 layers = none). refiner_sigma: largest
-            error it learns to remove, Å. refiner_weight: of its loss.
+        refiner_layers, refiner_width: of the joint refiner of all atoms (of crystals and the cell, see sciar/nn/sites.py) at the end
+            (0 layers = none). refiner_sigma: largest error it learns to remove, Å. refiner_weight: of its loss.
+        header_width, header_weight: of what draws composition and cell of crystals.
         place: how the place of an atom in its cell is drawn: "bins", one axis after the other; "diffusion", all three at once;
             "refined", all atoms together by the refiner, which starts from the middles of the cells.
         counts: an event knows how many nodes of its level are open. condition: on number of atoms, composition, properties.
@@ -67,8 +73,9 @@ class ModelConfig:
         vocabulary: rows of the content table and classes of the element head; 0 = as many as needed (published: 602).
         tree_weight, element_weight, place_weight, property_weight: of the loss parts.
             The refiner shares nothing with the rest: with refiner_weight 0 it is left alone, with the other four 0 nothing else is trained.
+            Nor does the header of crystals, which is trained with the tree.
         property_head: there is one although property_weight is 0, so that a stage that trains something else keeps it.
-        jitter, shift: training only: a random shift in cells, normal and whole (-shift … shift).
+        jitter, shift: training only, of molecules (crystals get any origin): a random shift in cells, normal and whole (-shift … shift).
         deletion: training only: most of the level-1 nodes that are left out.
         given: training only: share of the records of which some atoms are known beforehand, as fixed ones are in drawing; 0 = fixed
             atoms are met only when their turn comes.
@@ -89,6 +96,8 @@ class ModelConfig:
     refiner_width: int = 96
     refiner_sigma: float = 1.0
     refiner_weight: float = 1.0
+    header_width: int = 192
+    header_weight: float = 0.1
     place: str = "refined"
     counts: bool = True
     condition: bool = True
@@ -109,7 +118,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         choices = {
             "layout": ("interleaved", "queries", "fused"),
-            "waves": ("published", "axes", "sphere", "none"),
+            "waves": ("published", "axes", "sphere", "periodic", "none"),
             "place": ("bins", "diffusion", "refined"),
         }
         for name, allowed in choices.items():
@@ -145,6 +154,12 @@ class Model(AbstractModel):
         self.config, self.tokenizer, self.statistics = config, tokenizer, statistics or {}
         self.grid = grid = tokenizer.grid
         c, w = config, config.width
+        self.periodic = grid.periodic
+        if (self.periodic and (c.place == "diffusion" or c.given)) or (c.waves == "periodic") > self.periodic:
+            raise InputError(
+                "ModelConfig: expected no place='diffusion' and no given atoms for crystals, and waves='periodic' for crystals alone, "
+                f"got {c.place!r}, {c.given} and {c.waves!r}; see configs/octree_mp20.yaml"
+            )
         self.null = grid.bins if c.own_null else grid.bins // 2
         self.n_elements, n_properties = len(tokenizer.config.elements), len(tokenizer.config.properties)
         if c.vocabulary and c.vocabulary < FIRST_ELEMENT + self.n_elements:
@@ -158,14 +173,20 @@ class Model(AbstractModel):
             self.open = nn.Embedding(LEFT + 1, w)
         if c.condition:
             self.fourier = Fourier(FREQUENCIES, 0.1, 2.0)
-            self.given = nn.Linear((1 + self.n_elements + n_properties) * FREQUENCIES, w, bias=False)
+            self.given = nn.Linear((1 + self.n_elements + n_properties + 6 * self.periodic) * FREQUENCIES, w, bias=False)
         if c.around:
-            self.surroundings, self.children_head = Surroundings(w, self.n_elements), Children(w)
+            self.surroundings, self.children_head = Surroundings(w, columns_of(tokenizer.numbers)), Children(w)
         self.register_buffer("waves", self._waves(), persistent=False)
         self.blocks = nn.ModuleList(Block(w, c.heads, PAIR * c.pair, asks=c.pair) for _ in range(c.layers))
         if c.pair:
             self.radial, self.shells = RadialBasis(PAIR - 3 * SHELLS), RadialBasis(SHELLS, 6.0)
-        if c.refiner_layers:
+        if self.periodic:
+            if not c.condition:
+                raise InputError("ModelConfig.condition: expected True for crystals, whose events are told their cell, got False")
+            self.header = cells.Header(c.header_width, self.n_elements, tokenizer.config.max_atoms, n_properties * FREQUENCIES)
+        if c.refiner_layers and self.periodic:
+            self.sites = Sites(self.n_elements, (), c.refiner_width, c.refiner_layers, 24)
+        elif c.refiner_layers:
             self.refined_element = nn.Embedding(self.n_elements, c.refiner_width)
             self.refiner = Refiner(c.refiner_width, c.refiner_width, c.refiner_layers, self.n_elements**2)
         self.norm = nn.RMSNorm(w, eps=1e-5)
@@ -180,7 +201,9 @@ class Model(AbstractModel):
         if c.around:
             nn.init.zeros_(self.children_head.score.weight)
         self.leaf_head.reset()
-        if c.refiner_layers:
+        if c.refiner_layers and self.periodic:
+            nn.init.zeros_(self.sites.push.weight)
+        elif c.refiner_layers:
             for push in self.refiner.push:
                 nn.init.normal_(push.weight, std=1e-3)  # type: ignore[arg-type]
 
@@ -189,6 +212,8 @@ class Model(AbstractModel):
         if c.waves == "none":
             return torch.zeros(0)
         pairs = c.width // c.heads // 2
+        if c.waves == "periodic":
+            return periodic_waves(pairs)
         if c.waves == "published":
             return published_waves(pairs, self.grid.step)
         if c.waves == "axes":
@@ -219,10 +244,21 @@ class Model(AbstractModel):
         return self.given(features.flatten(1))[:, None]
 
     def scaled(
-        self, atoms: Float[Tensor, "b"], composition: Float[Tensor, "b e"], properties: Float[Tensor, "b p"]
+        self,
+        atoms: Float[Tensor, "b"],
+        composition: Float[Tensor, "b e"],
+        properties: Float[Tensor, "b p"],
+        lattice: Float[Tensor, "b 6"] | None = None,
     ) -> Float[Tensor, "b k"]:
-        """The numbers that `conditions` takes."""
-        return torch.cat([(atoms[:, None] - 18) / 6, (composition - 3) / 3, self.standardised(properties)], -1)
+        """The numbers that `conditions` takes; `lattice` of crystals alone."""
+        told = [(atoms[:, None] - 18) / 6, (composition - 3) / 3, self.standardised(properties)]
+        return torch.cat(told if lattice is None else [*told, lattice[:, :3] * 2 - 3, lattice[:, 3:] * 3], -1)
+
+    def wanted(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"] | float:
+        """What the header of crystals is told; standardised properties, nan = not given."""
+        if not properties.shape[1]:
+            return 0.0
+        return self.header.wanted((self.fourier(properties.nan_to_num()) * ~properties.isnan()[..., None]).flatten(1))
 
     def standardised(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
         """Z-scores by the training set's mean and spread."""
@@ -239,8 +275,9 @@ class Model(AbstractModel):
         caches: Sequence[Cache] | None = None,
         generator: torch.Generator | None = None,
         seen_at: Float[Tensor, "b n 3"] | None = None,
+        cell: Float[Tensor, "b 3 3"] | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """The blocks; causal unless a bias says what can be seen. `seen_at`: places of all keys of the caches."""
+        """The blocks; causal unless a bias says what can be seen. `seen_at`: places of all keys of the caches. `cell`: of crystals."""
         turn = None
         if len(self.waves):
             centre = self.grid.side / 2
@@ -250,7 +287,7 @@ class Model(AbstractModel):
         if self.config.pair:
             if bias is None:
                 bias = torch.zeros(1, 1, h.shape[1], h.shape[1], device=h.device).masked_fill(~causal_mask(h.shape[1], h.device), -1e4)
-            pair = self.displacements(queries_at, keys_at if seen_at is None else seen_at)
+            pair = self.displacements(queries_at, keys_at if seen_at is None else seen_at, cell)
         causal = caches is None and bias is None
         for i, block in enumerate(self.blocks):
             after = block(h, bias, pair, None if caches is None else caches[i], causal, turn)
@@ -261,12 +298,15 @@ class Model(AbstractModel):
         return self.norm(h)
 
     @torch.no_grad()
-    def displacements(self, queries_at: Float[Tensor, "b q 3"], keys_at: Float[Tensor, "b n 3"]) -> Float[Tensor, "b q n p"]:
-        """Features of x = key - query: Gaussians of |x|, and x/|x| in each of a few broad shells.
+    def displacements(
+        self, queries_at: Float[Tensor, "b q 3"], keys_at: Float[Tensor, "b n 3"], cell: Float[Tensor, "b 3 3"] | None = None
+    ) -> Float[Tensor, "b q n p"]:
+        """Features of x = key - query: Gaussians of |x|, and x/|x| in each of a few broad shells; in a `cell` of the nearest image.
 
         Nothing in them is learnt, so that the backward pass, most of whose time they would take, need not visit every pair.
         """
-        x = keys_at[:, None] - queries_at[:, :, None]
+        with torch.autocast(queries_at.device.type, enabled=False):
+            x = nearest(keys_at[:, None] - queries_at[:, :, None], None if cell is None else cell[:, None, None])
         distance = (x.square().sum(-1) + 1e-6).sqrt()
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
@@ -308,7 +348,7 @@ class Model(AbstractModel):
             bias = hidden_masks(h.shape[1], h.device).expand(len(h), -1, -1, -1) if self.config.layout == "queries" else None
         if condition is not None:
             h = h + condition
-        h = self.trunk(self._dropped(h, generator), queries, keys, bias, generator=generator)
+        h = self.trunk(self._dropped(h, generator), queries, keys, bias, generator=generator, cell=events.cell)
         return with_children(h if self.config.layout == "fused" else h[:, ::2], known)
 
     def byte_logits(self, state: Float[Tensor, "*s s"]) -> Float[Tensor, "*s k"]:
@@ -360,15 +400,24 @@ class Model(AbstractModel):
         if c.refiner_layers and c.refiner_weight:
             parts["refiner"] = self._refiner_loss(batch, generator)
             loss = loss + c.refiner_weight * parts["refiner"]
+        if self.periodic and c.header_weight:
+            parts |= self._header_loss(batch, properties, free)
+            loss = loss + c.header_weight * (parts["composition"] + parts["lattice"])
         if c.property_weight:
             parts["property"] = self._property_loss(h, events, properties, free)
             loss = loss + c.property_weight * parts["property"]
         return {"loss": loss, **parts}
 
     def events(self, batch: Batch, generator: torch.Generator | None = None) -> Events:
-        """The octrees of a batch, turned and shifted at random in training; only turned in evaluation."""
+        """The octrees of a batch, turned and shifted at random in training; only turned in evaluation. Crystals get a random origin."""
         mask = batch.masks["atoms"]
         b = len(mask)
+        if self.periodic:
+            with torch.autocast(mask.device.type, enabled=False):
+                x = batch["positions"].float() + torch.rand(b, 1, 3, generator=generator, device=mask.device)
+                record = torch.arange(b, device=x.device)[:, None].expand_as(mask)[mask]
+                events = events_of(self.grid, record, batch["element"][mask], x[mask] % 1.0, b)
+                return self.as_seen(dataclasses.replace(events, cell=matrix(batch["lattice"][:, 0])))
         with torch.autocast(mask.device.type, enabled=False):
             x = batch["positions"].float()
             if self.tokenizer.config.pose == "random":
@@ -424,9 +473,13 @@ class Model(AbstractModel):
         mask = batch.masks["atoms"]
         kinds = torch.arange(self.n_elements, device=device)
         composition = ((batch["element"][..., None] == kinds) & mask[..., None]).sum(1).float()
-        values = self.scaled(mask.sum(1).float(), composition, properties)
         # half of the records unconditional, so that drawing without a condition is as well trained as with one
         free = torch.rand(b, generator=generator, device=device) < 0.5
+        if self.periodic:  # of crystals number, composition and cell are always known
+            hidden = free[:, None] | (torch.rand(properties.shape, generator=generator, device=device) < 0.5)
+            told = properties.masked_fill(hidden, float("nan"))
+            return self.conditions(self.scaled(mask.sum(1).float(), composition, told, batch["lattice"][:, 0])), free
+        values = self.scaled(mask.sum(1).float(), composition, properties)
         groups = torch.rand(b, 2 + properties.shape[1], generator=generator, device=device) < 0.5
         kept = torch.cat([groups[:, :1], groups[:, 1:2].expand(b, self.n_elements), groups[:, 2:]], 1) & ~free[:, None]
         return self.conditions(values.where(kept, float("nan"))), free
@@ -438,13 +491,49 @@ class Model(AbstractModel):
         error = (self.property_head(self.closing(h, events)).float() - target.nan_to_num()).abs()
         return (error * known).sum() / known.sum().clamp(min=1)
 
+    def _header_loss(self, batch: Batch, properties: Float[Tensor, "b p"], free: Bool[Tensor, "b"]) -> dict[str, Tensor]:
+        """Nats per crystal of composition and lattice bins."""
+        composition, lattice = self._header_nats(batch, properties.masked_fill(free[:, None], float("nan")))
+        return {"composition": composition.mean(), "lattice": lattice.mean()}
+
+    def _header_nats(self, batch: Batch, properties: Float[Tensor, "b p"] | None = None) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+        """-ln p of compositions and of lattice bins."""
+        counts = self._counts(batch)
+        if properties is None:
+            properties = torch.full_like(batch["properties"][:, 0], float("nan"))
+        wanted = self.wanted(self.standardised(properties))
+        bins = cells.bins_of(batch["lattice"][:, 0], counts.sum(1))
+        return self.header.composition_nats(counts, wanted), self.header.lattice_nats(counts, bins, wanted)
+
+    def _counts(self, batch: Batch) -> Int[Tensor, "b e"]:
+        """Atoms of each element."""
+        return (F.one_hot(batch["element"], self.n_elements) * batch.masks["atoms"][..., None]).sum(1)
+
     def _refiner_loss(self, batch: Batch, generator: torch.Generator | None) -> Tensor:
         """Mean squared error of the refined coordinates in units of the disturbance."""
         x, mask, element = batch["positions"].float(), batch.masks["atoms"], batch["element"]
+        if self.periodic:
+            return torch.stack(list(self._sites_loss(x, mask, element, batch["lattice"][:, 0], generator).values())).sum()
         sigma = (torch.randn(len(x), generator=generator, device=x.device) * 1.1 - 1.3).exp().clamp(0.01, self.config.refiner_sigma)
         noise = torch.randn(x.shape, generator=generator, device=x.device) * mask[..., None]
         error = self.refine(x + sigma[:, None, None] * noise, sigma, element, mask) - x
         return ((error / sigma[:, None, None]).square().mean(-1) * mask).sum() / mask.sum()
+
+    def _sites_loss(
+        self,
+        x: Float[Tensor, "b n 3"],
+        mask: Bool[Tensor, "b n"],
+        element: Int[Tensor, "b n"],
+        lattice: Float[Tensor, "b 6"],
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
+        """Errors of atoms and cell of crystals, their noise levels uniform in the logarithm."""
+        (low, high), (lowest, most) = (0.02, self.config.refiner_sigma), STRAINS
+        draw = torch.rand(2, len(x), generator=generator, device=x.device)
+        levels = low * (high / low) ** draw[0], lowest * (most / lowest) ** draw[1]
+        free, used = 3 * mask.long(), torch.ones_like(lattice, dtype=torch.bool)
+        nothing = element.new_zeros(*element.shape, 0)
+        return denoising_loss(self.sites, Frame.of_atoms(mask), x, lattice, element, nothing, free, used, levels, generator)
 
     def closing(self, h: Float[Tensor, "b t d"], events: Events) -> Float[Tensor, "b d"]:
         """State of the closing event, which has read the whole structure."""
@@ -461,9 +550,10 @@ class Model(AbstractModel):
 
     @torch.no_grad()
     def score(self, batch: Batch, generator: torch.Generator | None = None) -> Float[Tensor, "b"]:
-        """ln p of each structure in one random pose, nats: bytes, elements, and bins where the model draws them."""
+        """ln p of each structure in one random pose, nats: bytes, elements, and bins where the model draws them; of a crystal its
+        composition and cell too."""
         events = self.events(batch, generator)
-        h = self.states(events, self._nothing(len(batch), events))
+        h = self.states(events, self._nothing(batch))
         total = torch.zeros(events.level.shape, device=h.device)
         total[events.tree] = log_likelihood(self.byte_logits(h[events.tree]), events.byte[events.tree] - 1)
         h = h[..., : self.config.width]
@@ -474,6 +564,8 @@ class Model(AbstractModel):
             total[events.leaf] = log_likelihood(kinds, element) + rest
         else:
             total[events.leaf] = log_likelihood(self.leaf_head.element(at), element)
+        if self.periodic:
+            return total.sum(1) - torch.stack(list(self._header_nats(batch))).sum(0)
         return total.sum(1)
 
     @torch.no_grad()
@@ -486,14 +578,19 @@ class Model(AbstractModel):
         if not self.predicts:
             raise InputError("predict: expected a model with a property head, got one without; train with model.property_weight above 0")
         events = self.events(batch, generator)
-        h = self.states(events, self._nothing(len(batch), events))[..., : self.config.width]
+        h = self.states(events, self._nothing(batch))[..., : self.config.width]
         read = self.property_head(self.closing(h, events)).float()
         return read * read.new_tensor(self.statistics["std"]) + read.new_tensor(self.statistics["mean"])
 
-    def _nothing(self, b: int, events: Events) -> Tensor | None:
+    def _nothing(self, batch: Batch) -> Tensor | None:
+        """The condition of records of which no more is told than must be."""
         if not self.config.condition:
             return None
-        return self.conditions(events.centre.new_full((b, 1 + self.n_elements + len(self.tokenizer.config.properties)), float("nan")))
+        unknown = torch.full_like(batch["properties"][:, 0], float("nan"))
+        if self.periodic:
+            counts = self._counts(batch)
+            return self.conditions(self.scaled(counts.sum(1).float(), counts.float(), unknown, batch["lattice"][:, 0]))
+        return self.conditions(unknown.new_full((len(batch), 1 + self.n_elements + unknown.shape[1]), float("nan")))
 
     # ---- sampling: see sample.py
 

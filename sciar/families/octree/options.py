@@ -9,7 +9,7 @@ from shutil import which
 from sciar import precision
 from sciar.errors import InputError
 
-RANKS = ("likelihood", "atoms", "element", "property")
+RANKS = ("auto", "likelihood", "atoms", "element", "property")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +22,15 @@ class Options:
         min_distance: between any two atoms, Å; 0 = free. valence: no atom gets more neighbours than its largest valence. Kept by masks
             where the model draws bins (and no refiner moves the atoms then); by fresh starts where it does not.
         guidance: of the conditions (properties, number of atoms, composition); 1 = none.
-        rank: what `score` is: "likelihood" (nats of all events), "atoms" (mean over elements and bins),
-            "element" (mean over elements, as published); always of the network without masks and temperatures. "property": minus the
-            mean distance, in spreads of the training data, between the wanted properties and those the same network reads off the draw.
+        rank: what `score` is: "likelihood" (nats of all events), "atoms" (mean over elements and bins), "element" (mean over elements,
+            as published), "auto" ("likelihood" of crystals, composition and cell included, else "element"); always of the network
+            without masks and temperatures. "property": minus the mean distance, in spreads of the training data, between the wanted
+            properties and those the same network reads off the draw.
         score: not used: the score costs nothing.
         steps: solver steps of the diffusion head, where the model has one.
-        refine: evaluations of the joint refiner, where the model has one. refine_sigma: the error in Å it assumes at its start. churn:
-            share of fresh noise in each of its steps.
+        refine: evaluations of the joint refiner, where the model has one. refine_sigma: the error in Å it assumes at its start, of
+            crystals `site_sigma`, and `strain` of the lattice numbers. churn: share of fresh noise in each of its steps.
+        cell_temperature: of a crystal's composition and lattice.
         closed_shell: an even number of electrons, by the likeliest exchange of one element in each round of `proofread`.
         proofread: most rounds of reading the elements again after it, see proofread.py; `score` then is of the last reading.
         together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
@@ -48,12 +50,15 @@ class Options:
     min_distance: float = 0.0
     valence: bool = False
     guidance: float = 1.0
-    rank: str = "element"
+    rank: str = "auto"
     score: bool = True
     steps: int = 12
     refine: int = 12
     refine_sigma: float = 0.8
+    site_sigma: float = 0.4
+    strain: float = 0.05
     churn: float = 0.3
+    cell_temperature: float = 1.0
     proofread: int = 8
     closed_shell: bool = True
     together: int = 1
@@ -65,9 +70,9 @@ class Options:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("tree_temperature", "element_temperature", "place_temperature"):
+        for name in ("tree_temperature", "element_temperature", "place_temperature", "cell_temperature", "site_sigma", "strain"):
             if not getattr(self, name) > 0:
-                raise InputError(f"sample: expected {name} above 0, got {getattr(self, name)}; use 1 for the model's own law")
+                raise InputError(f"sample: expected {name} above 0, got {getattr(self, name)}; leave it out")
         if self.rank not in RANKS:
             raise InputError(f"sample: expected rank {', '.join(RANKS)}, got {self.rank!r}")
         if not 0 <= self.min_distance <= 2:

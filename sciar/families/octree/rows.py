@@ -27,9 +27,11 @@ from sciar.families.octree.model import FIRST_ELEMENT, with_children
 from sciar.families.octree.options import Options
 from sciar.families.octree.proofread import Cells, finished
 from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME, with_given
-from sciar.families.octree.tokens import Tokens
+from sciar.families.octree.tokens import NO_CELL, Tokens
 from sciar.family import Draw
+from sciar.lattice import cell_of_form
 from sciar.nn.cache import StaticCache
+from sciar.nn.sites import Frame, denoised
 
 if TYPE_CHECKING:
     from sciar.families.octree.model import Model
@@ -104,6 +106,7 @@ class Rows:
         self.fixed, self.fixed_element, self.fixed_bins = zeros(fixed), zeros(fixed), zeros(fixed, 3)
         self.knows_given = bool(c.given) and any(len(job.wish.code) for job in jobs)
         self.noise = zeros(last, 4, dtype=torch.float64)
+        self.cell = torch.eye(3, device=self.device).expand(b, 3, 3).contiguous() if model.periodic else None
         self.score = zeros(3, dtype=torch.float64)
         self.dead = zeros(dtype=torch.bool)
         self.condition = torch.zeros(copies, 1, c.width, device=self.device)
@@ -145,6 +148,8 @@ class Rows:
             store[r] = 0
         self.level[r, 0], self.end[r], self.level_end[r] = self.grid.levels, 1, 0
         self.floor[r] = max(1, held)
+        if self.cell is not None and wish.lattice is not None:
+            self.cell[r] = torch.from_numpy(cell_of_form(wish.lattice)).float().to(device)
         self.atoms[r] = torch.tensor(wish.atoms, device=device)
         self.due[r] = torch.from_numpy(wish.due).to(device)
         self.fixed[r] = -1
@@ -165,15 +170,21 @@ class Rows:
         exact = [float(w.atoms[0]) if w.atoms[0] == w.atoms[1] else nan for w in wishes]
         counts = [w.composition.tolist() if w.composition is not None else [nan] * self.model.n_elements for w in wishes]
         values = [[w.properties.get(name, nan) for name in self.model.tokenizer.config.properties] for w in wishes]
-        told = [torch.tensor(v, dtype=torch.float32, device=self.device) for v in (exact, counts, values)]
+        lattices = [wish.lattice for wish in wishes if wish.lattice is not None]
+        facts = (exact, counts, values, np.stack(lattices)) if lattices else (exact, counts, values)
+        told = [torch.tensor(v, dtype=torch.float32, device=self.device) for v in facts]
         with torch.inference_mode():
             scaled = self.model.scaled(*told)
             where = torch.tensor(rows, device=self.device)
             self.condition[where] = self.model.conditions(scaled).float()
-            if self.guided:
-                self.condition[self.rows + where] = self.model.conditions(torch.full_like(scaled, nan)).float()
+            if self.guided:  # of a crystal number, composition and cell stay
+                told[2] = torch.full_like(told[2], nan)
+                free = self.model.scaled(*told) if lattices else torch.full_like(scaled, nan)
+                self.condition[self.rows + where] = self.model.conditions(free).float()
 
     def _asked(self, wish: Wish) -> bool:
+        if wish.lattice is not None:
+            return bool(wish.properties)
         return self.model.config.condition and bool(wish.properties or wish.composition is not None or wish.atoms[0] == wish.atoms[1])
 
     def _collect(self) -> list[Draw]:
@@ -210,11 +221,13 @@ class Rows:
             if job is None or at != level_end or at >= end or dead:
                 continue
             level = self.level[r, at:end]
-            centres = (self.grid.centre(self.code[r, at:end], level).float() - self.grid.side / 2).cpu().numpy()
+            middle = 0.0 if self.model.periodic else self.grid.side / 2
+            centres = (self.grid.centre(self.code[r, at:end], level).float() - middle).cpu().numpy()
             left = int(level[0]) + 1
             tree = self.byte[r, :at].cpu().numpy().copy()
             unknown, order = self._unknown(), np.arange(end - at)
-            tokens = Tokens(tree, 0 * order, np.zeros((end - at, 3), dtype=np.int64), order, centres, unknown, job.wish.pose, left=left)
+            bins = np.zeros((end - at, 3), dtype=np.int64)
+            tokens = Tokens(tree, 0 * order, bins, order, centres, unknown, self._lattice(job.wish), job.wish.pose, left=left)
             found.append(Draw(job.index, tokens, float("nan"), calls, left))
         return found
 
@@ -223,7 +236,8 @@ class Rows:
         tokens = self._tokens(r, job.wish, end)
         at = slice(end - len(tokens.element), end)
         held = self.fixed[r][self.fixed[r] >= 0]
-        corner = self.grid.centre(self.code[r, at], self.level[r, at]).float() - (self.grid.side + self.grid.cell) / 2
+        origin = self.grid.cell / 2 if self.model.periodic else (self.grid.side + self.grid.cell) / 2
+        corner = self.grid.centre(self.code[r, at], self.level[r, at]).float() - origin
         cells = Cells(
             x=(corner + torch.from_numpy(tokens.bins).to(self.device) * self.grid.step)[None],
             element=self.element[r, at][None].clone(),
@@ -237,7 +251,7 @@ class Rows:
     def _finish(self, grown: list[Grown]) -> list[Draw]:
         """The draws of complete trees: exact coordinates and elements read again, see proofread.py; fixed atoms stay."""
         if self.evaluations:
-            grown = self._refined(grown)
+            grown = self._denoised(grown) if self.model.periodic else self._refined(grown)
         draws = []
         for g in grown:
             cells = g.cells
@@ -269,10 +283,32 @@ class Rows:
             done.append(dataclasses.replace(g, tokens=tokens, calls=g.calls + int(final.calls[k]), cells=moved))
         return done
 
+    def _denoised(self, grown: list[Grown]) -> list[Grown]:
+        """Crystals after their atoms and cell were denoised together; elements stay, so that the composition does."""
+        model, options, cells = self.model, self.options, Cells.together([g.cells for g in grown])
+        noise = np.zeros((max(0, options.refine - 2), *cells.x.shape), dtype=np.float32)
+        for k, g in enumerate(grown):
+            n = len(g.tokens.element)
+            noise[:, k, :n] = np.random.default_rng([*g.job.key, 3]).standard_normal((len(noise), n, 3), dtype=np.float32)
+        lattice = torch.from_numpy(np.concatenate([g.tokens.lattice for g in grown])).float().to(self.device)
+        nothing, first = cells.element.new_zeros(*cells.element.shape, 0), (options.site_sigma, options.strain)
+        fresh = torch.from_numpy(noise).to(self.device)
+        frame = Frame.of_atoms(cells.mask)
+        x, lattice = denoised(model.sites, frame, cells.x, lattice, cells.element, nothing, first, options.refine, fresh, options.churn)
+        done = []
+        for k, g in enumerate(grown):
+            x_k, lattice_k = (v.double().cpu().numpy() for v in (x[k, : len(g.tokens.element)], lattice[k : k + 1]))
+            tokens = dataclasses.replace(g.tokens, positions=x_k, lattice=lattice_k, exact=True)
+            done.append(dataclasses.replace(g, tokens=tokens, calls=g.calls + options.refine))
+        return done
+
     def _failed(self, job: Job, what: str, calls: int) -> Draw:
         none = np.zeros(0, dtype=np.int64)
         failure = f"{what} after {self.options.tries} starts"
-        tokens = Tokens(none, none, none.reshape(0, 3), none, np.zeros((0, 3)), self._unknown(), pose=job.wish.pose, failure=failure)
+        nowhere = np.zeros((0, 3))
+        tokens = Tokens(
+            none, none, none.reshape(0, 3), none, nowhere, self._unknown(), self._lattice(job.wish), pose=job.wish.pose, failure=failure
+        )
         return Draw(job.index, tokens, float("nan"), calls)
 
     def _tokens(self, r: int, wish: Wish, events: int) -> Tokens:
@@ -288,8 +324,12 @@ class Rows:
             order=np.arange(atoms),
             positions=np.zeros((atoms, 3)),
             properties=self._unknown(),
+            lattice=self._lattice(wish),
             pose=wish.pose,
         )
+
+    def _lattice(self, wish: Wish) -> np.ndarray:
+        return NO_CELL if wish.lattice is None else wish.lattice[None]
 
     def _unknown(self) -> np.ndarray:
         return np.full((1, len(self.model.tokenizer.config.properties)), np.nan)
@@ -298,8 +338,8 @@ class Rows:
         if self.options.rank == "property":
             return self._reward(job, drawn)
         tree, element, place = score.tolist()
-        if self.options.rank == "likelihood":
-            return float(tree + element + place)
+        if self.options.rank == "likelihood" or (self.options.rank == "auto" and self.model.periodic):
+            return float(tree + element + place) + job.wish.nats
         return float(element + place if self.options.rank == "atoms" else element) / max(1, len(drawn.element))
 
     def _reward(self, job: Job, drawn: Tokens) -> float:
@@ -389,7 +429,7 @@ class Rows:
         place = model.place(level, (self.level_end[:, None] - coming).clamp(min=0))
         around = None
         if model.config.around:
-            more, around = model.surroundings(centre, self.grid.edge(level), level + 1, *self._frontier(coming, level))
+            more, around = model.surroundings(centre, self.grid.edge(level), level + 1, *self._frontier(coming, level), self.cell)
             place = place + more
         asked = -(-(max(self.age) * self.stride + self.together + 3) // WIDTH) * WIDTH
         width = self.width = max(self.width, min(asked, self.caches[0].longest))
@@ -417,7 +457,8 @@ class Rows:
         bias = torch.zeros(seen.shape, device=self.device).masked_fill(~seen, -1e4)[:, None]
         self.seen_at[torch.arange(len(h), device=self.device)[:, None], slots] = keys
         caches = [cache.at(slots, width) for cache in self.caches]
-        h = self.trunk(h, queries, keys, bias, caches, seen_at=self.seen_at[:, :width])[:, -self.together :]
+        cell = self.cell if self.cell is None or not self.guided else self.cell.repeat(2, 1, 1)
+        h = self.trunk(h, queries, keys, bias, caches, seen_at=self.seen_at[:, :width], cell=cell)[:, -self.together :]
         if self.guided:
             told, free = h.chunk(2)
             h = free + self.options.guidance * (told - free)

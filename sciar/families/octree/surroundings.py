@@ -5,6 +5,8 @@ While an octree is drawn, the queue of open nodes and their finished siblings' c
 have to infer each of these from bytes of the parents' level. Here they are given: for each child and each kind of
 cube a sum of Gaussians of the distances, which turns with the molecule only as the cube does. One small network reads the eight.
 
+In a crystal distances are those of all images near by, and of many elements an atom shows its column of the periodic table alone.
+
 Atoms that are given beforehand (a scaffold, fixed atoms) belong to the frontier of every node, with their elements.
 
 Ours; after the local densities of Bartók et al. 2013 (SOAP). Positions of the frontier follow from events already drawn, so
@@ -13,6 +15,9 @@ nothing is seen too early, and as nothing in the sums is learnt, no gradient vis
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -25,16 +30,55 @@ from sciar.nn.embedding import RadialBasis
 GAUSSIANS, REACH = 16, 5.0  # of a distance, Å
 WIDTH = 48  # of what is known of one child
 SAME, FINER, ELEMENT, NOTHING = 0, 1, 2, -1  # kinds: an open cube of the event's level, one level finer, ELEMENT + e an atom
+MOST_KINDS = 24  # elements that are told apart; of more only the columns are
+
+
+def columns_of(numbers: Int[np.ndarray, "e"]) -> Int[np.ndarray, "e"]:
+    """What each element shows of itself: its own number 0, 1 …, or, of many elements, the number of its column."""
+    if len(numbers) <= MOST_KINDS:
+        return np.arange(len(numbers))
+    from pymatgen.core import Element
+
+    every = [Element.from_Z(int(z)) for z in numbers]
+    columns = [0 if e.is_lanthanoid else 19 if e.is_actinoid else e.group for e in every]
+    return np.unique(columns, return_inverse=True)[1]
+
+
+def images(x: Float[Tensor, "*s 3"], cell: Float[Tensor, "*#s 3 3"]) -> Iterator[Float[Tensor, "*s 3"]]:
+    """The eight images, Å, around the origin of a difference of fractions; of a reduced cell the nearest one is among them."""
+    near = x - x.round()
+    far = near - torch.where(near < 0, -1.0, 1.0)
+    for bits in range(8):
+        some = torch.tensor([bool(bits >> axis & 1) for axis in range(3)], device=x.device)
+        yield (torch.where(some, far, near)[..., None, :] @ cell).squeeze(-2)
+
+
+def nearest(x: Float[Tensor, "*s 3"], cell: Float[Tensor, "*#s 3 3"] | None) -> Float[Tensor, "*s 3"]:
+    """A difference of positions, Å; in a crystal, whose positions are fractions, of the nearest image."""
+    if cell is None:
+        return x
+    best, least = x, torch.full(x.shape[:-1], torch.inf, device=x.device)
+    for image in images(x, cell):
+        square = image.square().sum(-1)
+        best, least = torch.where((square < least)[..., None], image, best), torch.minimum(square, least)
+    return best
 
 
 class Surroundings(nn.Module):
-    """Features of the eight children of each event, and their sum for the event itself."""
+    """Features of the eight children of each event, and their sum for the event itself.
+
+    Args:
+        width: of an event's state. columns: what each element shows of itself, see `columns_of`.
+    """
 
     corners: Tensor
+    columns: Tensor
 
-    def __init__(self, width: int, elements: int) -> None:
+    def __init__(self, width: int, columns: Int[np.ndarray, "e"]) -> None:
         super().__init__()
-        self.kinds = ELEMENT + elements
+        self.kinds = ELEMENT + int(columns.max()) + 1
+        # by kind + 1: nothing, same, finer, atoms
+        self.register_buffer("columns", torch.from_numpy(np.concatenate([[0, 1, 2], 3 + columns])), persistent=False)
         self.radial = RadialBasis(GAUSSIANS, REACH)
         bit = torch.arange(8)
         self.register_buffer("corners", torch.stack([bit & 1, bit >> 1 & 1, bit >> 2 & 1], -1).float() - 0.5, persistent=False)
@@ -50,24 +94,34 @@ class Surroundings(nn.Module):
         level: Int[Tensor, "b q"],
         frontier: Float[Tensor, "b q k 3"],
         kind: Int[Tensor, "b q k"],
+        cell: Float[Tensor, "b 3 3"] | None = None,
     ) -> tuple[Float[Tensor, "b q d"], Float[Tensor, "b q 8 c"]]:
-        """For events at `centre` in cubes of `side`, Å: what to add to an event, and what is known of its children."""
-        z = self.level(level)[..., None, :] + self.child(self.density(centre, side, frontier, kind))
+        """What to add to events at `centre` in cubes of `side`, Å or fractions of a `cell`, and what is known of their children."""
+        z = self.level(level)[..., None, :] + self.child(self.density(centre, side, frontier, kind, cell))
         z = F.silu(self.mix(F.silu(z)))
         return self.out(z.flatten(-2)), z
 
     @torch.no_grad()
     def density(
-        self, centre: Float[Tensor, "b q 3"], side: Float[Tensor, "b q"], frontier: Float[Tensor, "b q k 3"], kind: Int[Tensor, "b q k"]
+        self,
+        centre: Float[Tensor, "b q 3"],
+        side: Float[Tensor, "b q"],
+        frontier: Float[Tensor, "b q k 3"],
+        kind: Int[Tensor, "b q k"],
+        cell: Float[Tensor, "b 3 3"] | None = None,
     ) -> Float[Tensor, "b q 8 f"]:
         """Σ over the frontier of Gaussians of its distance to each child's centre, for each kind."""
-        with torch.autocast(centre.device.type, enabled=False):
-            child = centre[..., None, :].float() + self.corners * (side / 2)[..., None, None]
-            squares = (child[..., None, :] - frontier[..., None, :, :].float()).square().sum(-1)
-            of_kind = F.one_hot(kind + 1, self.kinds + 1)[..., 1:]
         device = centre.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
-        gaussians = self.radial.rounded((squares + 1e-6).sqrt(), dtype)  # b q 8 k g
+        gaussians: Tensor | float = 0.0
+        with torch.autocast(device, enabled=False):
+            child = centre[..., None, :].float() + self.corners * (side / 2)[..., None, None]
+            apart = child[..., None, :] - frontier[..., None, :, :].float()
+            every = [apart] if cell is None else images(apart, cell[:, None, None, None])
+            of_kind = F.one_hot(self.columns[kind + 1], self.kinds + 1)[..., 1:]
+            for image in every:
+                gaussians = gaussians + self.radial.rounded((image.square().sum(-1) + 1e-6).sqrt(), dtype)  # b q 8 k g
+        assert isinstance(gaussians, Tensor)
         return (gaussians.transpose(-1, -2) @ of_kind[..., None, :, :].to(dtype)).flatten(-2)
 
 
@@ -89,7 +143,7 @@ class Children(nn.Module):
         return logits
 
 
-def frontier(events: Events, grid: Grid, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def frontier(events: Events, grid: Grid, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Arguments of `Surroundings` for whole sequences of trees with at most `most` atoms.
 
     The frontier of node i are the events after it up to its first child; of an atom all other atoms, with the elements of those before it.
@@ -115,7 +169,7 @@ def frontier(events: Events, grid: Grid, most: int) -> tuple[Tensor, Tensor, Ten
         row = record[:, 0]
         element = torch.where(given[row, first], events.element[row, first], NOTHING - ELEMENT)
         places, kind = with_given(places, kind, events.level, events.centre[row, first], element)
-    return events.centre, grid.edge(events.level), events.level + 1, places, kind
+    return events.centre, grid.edge(events.level), events.level + 1, places, kind, events.cell
 
 
 def with_given(

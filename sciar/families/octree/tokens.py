@@ -1,4 +1,7 @@
-"""Molecules as octrees: occupancy bytes of the nodes, then element and three sub-cell bins of every atom.
+"""Molecules and crystals as octrees: occupancy bytes of the nodes, then element and three sub-cell bins of every atom.
+
+A molecule lies in a cube of space. A crystal's cube is its unit cell: coordinates are fractions, far faces are near faces, and the
+cell itself is six numbers of the record.
 
 The record also keeps the exact coordinates, so that training can turn a molecule afresh in every epoch and rebuild
 its tree; drawn tokens have none and are decoded from the tree alone.
@@ -17,13 +20,15 @@ from torch import Tensor
 
 from sciar.batch import TokenArrays, token_field
 from sciar.errors import InputError
+from sciar.families.octree import cell as cells
 from sciar.families.octree.tree import Forest, Grid, expand, grow, morton
 from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.family import moments
+from sciar.lattice import cell_of_form, form_of, fractional, placed, primitive
 from sciar.prompt import Prompt
 from sciar.structure import NUMBERS, SYMBOLS, Structure
 
-VERSION = 1  # of the encoding; prepared tokens of another version are made again
+VERSION = 2  # of the encoding; prepared tokens of another version are made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class TokenizerConfig:
         elements: symbols.
         levels: halvings of the cube. cell: side of a leaf, Å. step: of a coordinate inside it, Å.
             The cube has a side of 2^levels · cell; published for QM9: 6, 0.24, 0.01.
+        periodic: crystals: the cube is the unit cell, `cell` and `step` are fractions of a lattice vector, and 2^levels · cell is 1.
         pose: "random": as the molecule lies, turned anew in every epoch; "canonical": along its principal axes.
         max_atoms: most atoms of one molecule; also bounds what is drawn.
         properties: entries of `Structure.info` that can be asked for and predicted.
@@ -43,6 +49,7 @@ class TokenizerConfig:
     levels: int = 5
     cell: float = 0.48
     step: float = 0.01
+    periodic: bool = False
     pose: str = "random"
     max_atoms: int = 32
     properties: tuple[str, ...] = ("mu_D", "alpha_bohr3", "homo_eV", "lumo_eV", "gap_eV", "Cv_cal_molK", "U0_Ha")
@@ -57,6 +64,10 @@ class TokenizerConfig:
             raise InputError(f"TokenizerConfig.pose: expected random or canonical, got {self.pose!r}")
         if abs(self.cell / self.step - round(self.cell / self.step)) > 1e-6:
             raise InputError(f"TokenizerConfig.step: expected a whole number of steps in a cell of {self.cell} Å, got {self.step} Å")
+        if self.periodic and self.cell != 0.5**self.levels:
+            raise InputError(
+                f"TokenizerConfig.cell: expected {0.5**self.levels} for {self.levels} halvings of a unit cell, got {self.cell}; correct it"
+            )
         if self.max_atoms < 1:
             raise InputError(f"TokenizerConfig.max_atoms: expected at least 1, got {self.max_atoms}")
 
@@ -69,8 +80,10 @@ class Tokens:
         tree: occupancy bytes 1 … 255 of the nodes, breadth first, coarsest first.
         element: index into the configured elements. bins: steps of the atom inside its cell.
         order: which atom of the structure a leaf is.
-        positions: exact coordinates in Å about the centre of the cube, for training; of drawn tokens what a refiner made of them.
+        positions: exact coordinates in Å about the centre of the cube, or fractions of the unit cell, for training; of drawn tokens
+            what a refiner made of them.
         properties: one row, nan = not known.
+        lattice: of a crystal, see `lattice.form_of`; of a molecule zeros.
         pose: rows of a rotation R and an origin o: a point x of the cube (about its centre) is R x + o in the caller's frame.
         failure: why the drawing stopped early; "" = it did not.
         exact: decode to `positions`, not to tree and bins.
@@ -83,25 +96,29 @@ class Tokens:
     order: Int[np.ndarray, "n"] = token_field("atoms", "int16")
     positions: Float[np.ndarray, "n 3"] = token_field("atoms", "float32")
     properties: Float[np.ndarray, "1 p"] = token_field("record", "float32", np.nan)
+    lattice: Float[np.ndarray, "1 6"] = token_field("record", "float32")
     pose: Float[np.ndarray, "4 3"] | None = None
     failure: str = ""
     exact: bool = False
     left: int = 0
 
 
+NO_CELL = np.zeros((1, 6))
+
+
 class Tokenizer(AbstractTokenizer):
-    """Molecule ↔ octree; decode(encode(s)) is s to half a step along each axis."""
+    """Molecule ↔ octree; decode(encode(s)) is s to half a step along each axis. A crystal comes back in its primitive Niggli cell."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         self.config = config
-        self.grid = Grid(config.levels, round(config.cell / config.step), config.step)
+        self.grid = Grid(config.levels, round(config.cell / config.step), config.step, config.periodic)
         self.codes = np.full(119, -1)
         self.codes[[NUMBERS[e] for e in config.elements]] = np.arange(len(config.elements))
         self.numbers = np.array([NUMBERS[e] for e in config.elements])
 
     @property
     def tolerance(self) -> float:
-        """What a distance may be off after a round trip, Å: two ends, half a step along three axes each."""
+        """What a distance may be off after a round trip: two ends, half a step along three axes each; Å, of a crystal lattice vectors."""
         return float(np.sqrt(3)) * self.config.step
 
     def limits(self) -> dict[str, object]:
@@ -113,15 +130,17 @@ class Tokenizer(AbstractTokenizer):
         return {"sizes": sizes, **moments(self.config.properties, arrays)}
 
     def check(self, structure: Structure) -> None:
-        """Refuse what the family cannot hold in any orientation.
+        """Refuse what the family cannot hold in any orientation, or, of a crystal, with any origin.
 
         Raises:
-            InputError: no atoms or positions, a crystal, implicit hydrogens, foreign elements, too many atoms, too wide for the
-                cube, or two atoms so near that they could share a cell.
+            InputError: no atoms or positions, a crystal where molecules are held or a molecule where crystals are, implicit
+                hydrogens, foreign elements, too many atoms, too wide for the cube, too elongated a cell, or two atoms so near that
+                they could share a cell.
         """
         c = self.config
-        if structure.positions is None or structure.cell is not None or not structure.n_atoms:
-            raise InputError(f"octree: expected a molecule with positions, got {structure!r}; give it coordinates")
+        kind = "crystal with a cell" if c.periodic else "molecule"
+        if structure.positions is None or (structure.cell is not None) != c.periodic or not structure.n_atoms:
+            raise InputError(f"octree: expected a {kind} and positions, got {structure!r}; give it coordinates or use another model")
         if structure.hydrogens is not None and structure.hydrogens.any():
             raise InputError("octree: expected explicit hydrogens, got implicit ones; add them (Chem.AddHs)")
         foreign = sorted({SYMBOLS[z] for z in structure.numbers[self.codes[structure.numbers] < 0].tolist()})
@@ -129,6 +148,9 @@ class Tokenizer(AbstractTokenizer):
             raise InputError(f"octree: expected elements {' '.join(c.elements)}, got {' '.join(foreign)}; use another model")
         if structure.n_atoms > c.max_atoms:
             raise InputError(f"octree: expected at most {c.max_atoms} atoms, got {structure.n_atoms}; raise tokenizer.max_atoms")
+        if structure.cell is not None:
+            self._check_cell(structure, structure.cell)
+            return
         x = structure.positions
         radius = float(np.linalg.norm(x - x.mean(0), axis=1).max())
         if radius > self.grid.side / 2 - c.cell:
@@ -145,22 +167,42 @@ class Tokenizer(AbstractTokenizer):
                     "lower tokenizer.cell"
                 )
 
+    def _check_cell(self, structure: Structure, cell: np.ndarray) -> None:
+        x = fractional(structure)
+        if not cells.fits(form_of(cell), len(x)):
+            edges = ", ".join(f"{v:.1f}" for v in np.linalg.norm(cell, axis=1))
+            raise InputError(f"octree: expected a cell nearer to a cube for {len(x)} atoms, got edges of {edges} Å; use another family")
+        images = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3), -1).reshape(-1, 1, 1, 3)
+        apart = np.linalg.norm(((x[:, None] - x + 0.5) % 1 - 0.5 + images) @ cell, axis=-1)
+        nearest = float(apart[apart > 1e-6].min(initial=np.inf)) if len(np.unique(x.round(6), axis=0)) == len(x) else 0.0
+        corners = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]]) @ cell
+        diagonal = float(np.linalg.norm(corners, axis=1).max()) * self.config.cell
+        if len(x) > 1 and nearest <= diagonal:
+            raise InputError(
+                f"octree: expected atoms more than {diagonal:.2f} Å apart, the diagonal of a cell, got {nearest:.2f} Å; "
+                "raise tokenizer.levels"
+            )
+
     def encode(self, structure: Structure, prompt: Prompt | None = None, rng: np.random.Generator | None = None) -> Tokens:
-        """Tokens of a molecule.
+        """Tokens of a molecule, or of a crystal's primitive Niggli cell.
 
         Args:
             structure: elements and positions; bonds and charges are not encoded.
             prompt: not used: what is given is part of the structure.
-            rng: turns the molecule at random first; None = as it lies, or along its axes (`pose="canonical"`).
+            rng: turns the molecule at random first; None = as it lies, or along its axes (`pose="canonical"`). Not used of crystals.
 
         Raises:
             InputError: see `check`.
         """
+        if self.config.periodic and structure.cell is not None and structure.positions is not None and structure.n_atoms:
+            structure = primitive(structure)
         self.check(structure)
         return self._encoded([structure], rng)[0]
 
     def encode_many(self, structures: Iterable[Structure]) -> Iterator[Tokens]:
         """Tokens of the structures that can be held, in order, the others left out; a thousand trees at once."""
+        if self.config.periodic:
+            structures = (primitive(s) if s.cell is not None and s.n_atoms else s for s in structures)
         rest = iter(structures)
         while chunk := list(islice(rest, 1024)):
             yield from self._encoded([s for s in chunk if self._fits(s)], None)
@@ -173,9 +215,14 @@ class Tokenizer(AbstractTokenizer):
         return True
 
     def _encoded(self, structures: Sequence[Structure], rng: np.random.Generator | None) -> list[Tokens]:
-        points = []
+        points, lattices = [], []
         for structure in structures:
             assert structure.positions is not None
+            if structure.cell is not None:
+                points.append(fractional(structure))
+                lattices.append(form_of(structure.cell)[None])
+                continue
+            lattices.append(NO_CELL)
             x = structure.positions - structure.positions.mean(0)
             if self.config.pose == "canonical":
                 x = principal_axes(structure.numbers, x)
@@ -183,10 +230,11 @@ class Tokenizer(AbstractTokenizer):
         trees = self.encode_arrays([s.numbers for s in structures], points)
         names = self.config.properties
         values = [np.array([[float(s.info.get(name, np.nan)) for name in names]]) for s in structures]  # type: ignore[arg-type]
-        return [Tokens(t.tree, t.element, t.bins, t.order, x[t.order], v) for t, x, v in zip(trees, points, values, strict=True)]
+        rows = zip(trees, points, values, lattices, strict=True)
+        return [Tokens(t.tree, t.element, t.bins, t.order, x[t.order], v, lattice) for t, x, v, lattice in rows]
 
     def encode_arrays(self, numbers: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> list[Tokens]:
-        """Tokens of many centred molecules at once, without positions and properties; thousands a call are quickest.
+        """Tokens of many centred molecules (or fractions) at once, without positions, properties, cell; thousands a call are quickest.
 
         Raises:
             InputError: an atom outside the cube, two atoms in one cell, or a foreign element.
@@ -197,7 +245,7 @@ class Tokenizer(AbstractTokenizer):
         element = torch.from_numpy(self.codes[np.concatenate([*numbers, np.zeros(0, dtype=np.int64)])])
         if bool((element < 0).any()):
             raise InputError(f"octree: expected elements {' '.join(self.config.elements)}, got others; use another model")
-        p, order, forest = plant(self.grid, record, x + self.grid.side / 2, len(sizes))
+        p, order, forest = plant(self.grid, record, x + (0 if self.config.periodic else self.grid.side / 2), len(sizes))
         leaves = forest.level == 0
         tree = torch.zeros(int((~leaves).sum()), dtype=torch.long)
         nodes = forest.lengths - sizes
@@ -213,7 +261,7 @@ class Tokenizer(AbstractTokenizer):
             strict=True,
         )
         nothing = np.full((1, len(self.config.properties)), np.nan)
-        return [Tokens(t, e, b, o, np.zeros((len(o), 3)), nothing) for t, e, b, o in parts]
+        return [Tokens(t, e, b, o, np.zeros((len(o), 3)), nothing, NO_CELL) for t, e, b, o in parts]
 
     def decode(self, tokens: Tokens) -> Structure:
         """The molecule, in the atom order and frame it was encoded from; what cannot be read says so in `info["failure"]`."""
@@ -227,7 +275,8 @@ class Tokenizer(AbstractTokenizer):
         byte = torch.from_numpy(np.concatenate([np.asarray(t.tree, dtype=np.int64) for t in tokens] or [np.zeros(0, dtype=np.int64)]))
         record, code, sound = expand(byte, lengths, self.config.levels)
         found = torch.bincount(record, minlength=len(tokens)).numpy()
-        centre = self.grid.centre(code, torch.zeros_like(code)).numpy() - self.grid.side / 2 - self.grid.cell / 2
+        centre = self.grid.centre(code, torch.zeros_like(code)).numpy() - self.grid.cell / 2
+        centre -= 0 if self.config.periodic else self.grid.side / 2
         ends = np.cumsum(found)
         out = []
         for k, t in enumerate(tokens):
@@ -239,12 +288,20 @@ class Tokenizer(AbstractTokenizer):
             if t.pose is not None:
                 x = x @ t.pose[:3].T + t.pose[3]
             inverse = np.argsort(t.order)
+            if self.config.periodic:
+                out.append(placed(Structure(self.numbers[np.asarray(t.element)][inverse]), cell_of_form(t.lattice[0]), x[inverse]))
+                continue
             out.append(Structure(self.numbers[np.asarray(t.element)][inverse], x[inverse]))
         return out
 
     def _preview(self, t: Tokens) -> Structure:
         """The nodes of the finest level that is known as vertices without element; `info["side_A"]` is the side of their cubes."""
         x = np.asarray(t.positions)
+        if self.config.periodic:
+            cell = cell_of_form(t.lattice[0])
+            side = self.config.cell * 2 ** (t.left - 1) * abs(float(np.linalg.det(cell))) ** (1 / 3)
+            bare = Structure(np.zeros(len(x), dtype=np.int64), bonds=np.zeros((0, 3), dtype=np.int64), info={"side_A": side})
+            return placed(bare, cell, x)
         if t.pose is not None:
             x = x @ t.pose[:3].T + t.pose[3]
         side = self.config.cell * 2 ** (t.left - 1)
@@ -261,6 +318,8 @@ class Tokenizer(AbstractTokenizer):
             return "corrupt tokens: the order of the atoms is no permutation"
         if (np.asarray(t.element) >= len(self.numbers)).any() or (np.asarray(t.element) < 0).any():
             return "corrupt tokens: unknown element"
+        if self.config.periodic and not (np.isfinite(t.lattice).all() and np.abs(t.lattice).max() < 10):
+            return "no coordinates: the sampler diverged"
         if (np.asarray(t.bins) >= self.grid.bins).any() or (np.asarray(t.bins) < 0).any():
             return "corrupt tokens: a bin outside its cell"
         return ""
