@@ -238,32 +238,37 @@ class _Batch:
         """Which of the possible bonds (n o) of a row leave a graph that can become one piece."""
         names, piece = np.unique(g.piece[: g.n], return_inverse=True)
         (n, n_orders), k, me = possible.shape, len(names), g.start + row
-        if k == 1 or not self.connected:
+        if k == 1 or not self.connected or not possible.any():
             return possible
-        block, order = np.arange(n) >= g.start, np.arange(n_orders)
-        left = np.where(g.shown, 0, g.left)
+        block, left = np.arange(n) >= g.start, np.where(g.shown, 0, g.left)
         free = self.capacity[g.kind[g.start : n]] - g.orders[g.start : n, :n].sum(1) - left
         count = lambda place, values: np.bincount(place, values, k).astype(np.int64)  # noqa: E731
         start = (count(piece[: g.start], self._places(g)), count(piece[g.start :], left), count(piece[g.start :], free))
-        old, new, spare = (np.tile(a, (n, n_orders, 1)) for a in start)
-        columns = np.arange(n)
+        # bonds of one order to the open or the finished part of one piece are alike
+        column, order = possible.nonzero()
+        _, first, alike = np.unique((piece[column] * 2 + block[column]) * n_orders + order, return_index=True, return_inverse=True)
+        target, fresh, order = piece[column[first]], block[column[first]], order[first]
+        rows = np.arange(len(first))
+        old, new, spare = (np.tile(a, (len(first), 1)) for a in start)
         # what the bond takes: `order` + 1 places of a finished node, of a node of the block one open bond and `order` spare ones
-        old[columns, :, piece] -= np.where(block[:, None], 0, order + 1)
-        new[columns, :, piece] -= block[:, None]
-        spare[columns, :, piece] -= np.where(block[:, None], order, 0)
-        new[:, :, piece[me]] -= 1
-        spare[:, :, piece[me]] -= order
-        real = np.ones((n, n_orders, k), dtype=bool)
-        other = columns[piece != piece[me]]
+        old[rows, target] -= np.where(fresh, 0, order + 1)
+        new[rows, target] -= fresh
+        spare[rows, target] -= np.where(fresh, order, 0)
+        new[:, piece[me]] -= 1
+        spare[:, piece[me]] -= order
+        real = np.ones((len(first), k), dtype=bool)
+        other = rows[target != piece[me]]
         for table in (old, new, spare):
-            table[other, :, piece[me]] += table[other, :, piece[other]]
-        real[other, :, piece[other]] = False
+            table[other, piece[me]] += table[other, target[other]]
+        real[other, target[other]] = False
         config = self.model.tokenizer.config
         most = min(config.max_degree, int(self.capacity[g.allowed].max()))
         for strict in (True, False):
-            found = possible & joinable(old, new, spare, real, np.full((n, n_orders), g.most - n), most, strict)
-            if found.any():
+            joined = joinable(old, new, spare, real, np.full(len(first), g.most - n), most, strict)
+            if joined.any():
                 break
+        found = np.zeros_like(possible)
+        found[possible] = joined[alike]
         return found
 
     # ---- edges
@@ -332,17 +337,18 @@ class _Batch:
 
     def _reveal(self, g: Growing, logits: np.ndarray) -> None:
         """Draw the rows that are certain enough, at least one; see `Options.entropy`."""
-        waiting = np.flatnonzero(~g.shown)
-        entropies = {int(i): _entropy(self._law(g, int(i), logits), int(g.left[i])) for i in waiting}
+        laws = {int(i): self._law(g, int(i), logits) for i in np.flatnonzero(~g.shown)}
+        entropies = {i: _entropy(law, int(g.left[i])) for i, law in laws.items()}
         spent, left, first = 0.0, g.left.copy(), True
         while entropies and (first or spent <= self.options.entropy):
             least = min(entropies.values())
             i = next(i for i, h in entropies.items() if h <= least + TIE)
+            law = laws[i] if first else None  # those of the others change with the first draw
             spent, first = spent + entropies[i], False
             entropy = entropies.pop(i)
             if g.shown[i] or g.left[i] != left[i]:
                 continue  # a mate's draw has changed it: it waits for the next look
-            self._draw_row(g, i, logits, entropy)
+            self._draw_row(g, i, logits, entropy, law)
 
     def _law(self, g: Growing, row: int, logits: np.ndarray) -> np.ndarray:
         """Log-odds (n o) of the bonds of a row; NEVER where there can be none."""
@@ -362,12 +368,15 @@ class _Batch:
         law[~self._joining(g, row, law > subset.NEVER / 2)] = subset.NEVER
         return law
 
-    def _draw_row(self, g: Growing, row: int, logits: np.ndarray, entropy: float) -> None:
-        """The bonds of a row: together, or one by one where the next depends on the last (the law is the same)."""
+    def _draw_row(self, g: Growing, row: int, logits: np.ndarray, entropy: float, known: np.ndarray | None) -> None:
+        """The bonds of a row: together, or one by one where the next depends on the last (the law is the same).
+
+        `known`: the law of the row as it is now, if it has been found already.
+        """
         again = self.options.singly and entropy > self.options.entropy  # the network looks again after one bond
         crossing: list[int] = []  # columns found to break planarity, which costs too much to ask of all
         while not g.shown[row]:
-            law = self._law(g, row, logits)
+            law, known = self._law(g, row, logits) if known is None else known, None
             law[crossing] = subset.NEVER
             odds = _lse(law)
             m = min(int(g.left[row]), int((odds > subset.NEVER / 2).sum()))
