@@ -111,7 +111,8 @@ def _crystals(structures: Sequence[Structure], progress: Progress) -> Result:
     published = Grid(8, 24, 0.01)
     corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
     begin, held, refused, worst = time.perf_counter(), [], 0, 0.0
-    of_corners, of_atoms = [], []
+    of_corners: list[int] = []
+    of_atoms: list[int] = []
     for k, given in enumerate(structures):
         if k % 256 == 0:
             progress("crystals", k, len(structures))

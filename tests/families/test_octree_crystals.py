@@ -170,7 +170,7 @@ def test_drawn_compositions_follow_the_law() -> None:
     with torch.no_grad():
         law = (-header.composition_nats(torch.tensor(every))).exp().numpy()
         space = Space((), np.array([True, True]), (1, 4), np.zeros(0))
-        counts, bins, nats = header.draw([space] * 4000, [np.random.default_rng([0, k]) for k in range(4000)], 0.0, 1.0)
+        counts, bins, nats = header.draw([space] * 4000, [np.random.default_rng([0, k]) for k in range(4000)], 0.0)
         found = -header.composition_nats(counts) - header.lattice_nats(counts, bins)
     share = np.array([(counts.numpy() == c).all(1).mean() for c in every])
     assert np.abs(share - law).max() < 0.03 and torch.allclose(nats, found, atol=1e-4)

@@ -165,9 +165,15 @@ class Header(nn.Module):
     # ---- drawing
 
     def draw(
-        self, spaces: list[Space], streams: list[np.random.Generator], wanted: Tensor | float, temperature: float
+        self,
+        spaces: list[Space],
+        streams: list[np.random.Generator],
+        wanted: Tensor | float,
+        of_composition: float = 1.0,
+        of_lattice: float = 1.0,
     ) -> tuple[Int[Tensor, "b e"], Int[Tensor, "b 6"], Float[Tensor, "b"]]:
-        """Atoms of each element and lattice bins of every space, each from its own stream, and their ln p without constraints."""
+        """Atoms of each element and lattice bins of every space, each from its own stream and at these temperatures, and their ln p without
+        constraints."""
         device = self.to_element.weight.device
         counts = torch.zeros(len(spaces), self.n_elements, dtype=torch.long, device=device)
         free = [k for k, space in enumerate(spaces) if not space.compositions]
@@ -182,12 +188,12 @@ class Header(nn.Module):
             counts[k] = torch.tensor(space.compositions[pick(known[space.compositions], streams[k])], device=device)
         if free:
             some = wanted[free] if isinstance(wanted, Tensor) else wanted
-            counts[free] = self._compositions([spaces[k] for k in free], [streams[k] for k in free], some, temperature, device)
+            counts[free] = self._compositions([spaces[k] for k in free], [streams[k] for k in free], some, of_composition, device)
         nats = self.composition_nats(counts, wanted)
         h = self.cell_state(counts, wanted)
         drawn: list[Tensor] = []
         for k, axis in enumerate(self.axes):
-            law = (axis(h).double() / temperature).softmax(-1).cpu().numpy()
+            law = (axis(h).double() / of_lattice).softmax(-1).cpu().numpy()
             drawn.append(torch.tensor([pick(row, stream) for row, stream in zip(law, streams, strict=True)], device=device))
             if k < 5:
                 h = h + self.of_bin[k](drawn[-1])

@@ -30,7 +30,7 @@ class Options:
         steps: solver steps of the diffusion head, where the model has one.
         refine: evaluations of the joint refiner, where the model has one. refine_sigma: the error in Å it assumes at its start, of
             crystals `site_sigma`, and `strain` of the lattice numbers. churn: share of fresh noise in each of its steps.
-        cell_temperature: of a crystal's composition and lattice.
+        composition_temperature, cell_temperature: of a crystal's composition and of its lattice numbers.
         closed_shell: an even number of electrons, by the likeliest exchange of one element in each round of `proofread`.
         proofread: most rounds of reading the elements again after it, see proofread.py; `score` then is of the last reading.
         together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
@@ -55,10 +55,11 @@ class Options:
     steps: int = 12
     refine: int = 12
     refine_sigma: float = 0.8
-    site_sigma: float = 0.4
+    site_sigma: float = 0.6
     strain: float = 0.05
     churn: float = 0.3
-    cell_temperature: float = 1.0
+    composition_temperature: float = 1.0
+    cell_temperature: float = 0.1
     proofread: int = 8
     closed_shell: bool = True
     together: int = 1
@@ -70,7 +71,8 @@ class Options:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("tree_temperature", "element_temperature", "place_temperature", "cell_temperature", "site_sigma", "strain"):
+        temperatures = [f"{part}_temperature" for part in ("tree", "element", "place", "composition", "cell")]
+        for name in (*temperatures, "site_sigma", "strain"):
             if not getattr(self, name) > 0:
                 raise InputError(f"sample: expected {name} above 0, got {getattr(self, name)}; leave it out")
         if self.rank not in RANKS:

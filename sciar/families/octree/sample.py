@@ -68,7 +68,7 @@ def cells_of(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, 
         with torch.inference_mode():
             asked = torch.tensor(np.stack([s.properties for s in spaces]), dtype=torch.float32, device=device)
             wanted = model.wanted(model.standardised(asked))
-            counts, bins, nats = model.header.draw(spaces, streams, wanted, options.cell_temperature)
+            counts, bins, nats = model.header.draw(spaces, streams, wanted, options.composition_temperature, options.cell_temperature)
             lattice = numbers_of(bins, counts.sum(1))
         columns = (x.double().cpu().numpy() for x in (lattice, nats))
         for i, atoms, form, likely in zip(part, counts.cpu().numpy(), *columns, strict=True):
