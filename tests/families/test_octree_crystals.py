@@ -273,5 +273,5 @@ def test_choices_that_do_not_fit_crystals(tokenizer: Tokenizer) -> None:
 def test_trained_and_drawn_through_the_front_door(tmp_path: Path) -> None:
     weights = fit(config.load(CONFIGS / "tiny" / "octree_crystals.yaml"), tmp_path)
     found = sciar.generate(formula="NaCl", n=3, model=str(weights), seed=0, n_formula_units=1)
-    assert [sorted(s.numbers.tolist()) for s in found.structures] == [[11, 17]] * 3
+    assert [sorted(v.structure.numbers.tolist()) for v in found] == [[11, 17]] * 3
     assert len(found.to_cif(tmp_path / "all.cif").read_text()) > 100
