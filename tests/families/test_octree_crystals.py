@@ -274,4 +274,5 @@ def test_trained_and_drawn_through_the_front_door(tmp_path: Path) -> None:
     weights = fit(config.load(CONFIGS / "tiny" / "octree_crystals.yaml"), tmp_path)
     found = sciar.generate(formula="NaCl", n=3, model=str(weights), seed=0, n_formula_units=1)
     assert [sorted(v.structure.numbers.tolist()) for v in found] == [[11, 17]] * 3
-    assert len(found.to_cif(tmp_path / "all.cif").read_text()) > 100
+    found.to_cif(tmp_path / "all.cif")
+    assert "data_" in (tmp_path / "all.cif").read_text()
