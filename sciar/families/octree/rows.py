@@ -369,6 +369,8 @@ class Rows:
             sure = sure & (k < count)
             if k and np.isfinite(self.options.sure):
                 sure = sure & self._sure(h[:, k])
+            if self.device.type == "cpu" and not bool(sure.any()):
+                break  # on a GPU the look would cost more than the idle events
             self._event(h[:, k], sure)
         self.last = self.at - begin
         self.calls += count > 0
