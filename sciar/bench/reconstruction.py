@@ -103,7 +103,7 @@ def _crystals(structures: Sequence[Structure], progress: Progress) -> Result:
     from sciar.families.octree import Tokenizer, TokenizerConfig
     from sciar.families.octree.tokens import plant
     from sciar.families.octree.tree import Grid
-    from sciar.lattice import fractional, primitive
+    from sciar.lattice import cell_of_form, fractional
 
     elements = tuple(sorted({SYMBOLS[z] for s in structures for z in s.numbers.tolist()}, key=NUMBERS.__getitem__))
     most = max(s.n_atoms for s in structures)
@@ -113,22 +113,21 @@ def _crystals(structures: Sequence[Structure], progress: Progress) -> Result:
     begin, held, refused, worst = time.perf_counter(), [], 0, 0.0
     of_corners: list[int] = []
     of_atoms: list[int] = []
-    for k, given in enumerate(structures):
+    for k, structure in enumerate(structures):
         if k % 256 == 0:
             progress("crystals", k, len(structures))
-        structure = primitive(given)
-        assert structure.cell is not None
         try:
             tokens = tokenizer.encode(structure)
         except InputError:
             refused += 1
             continue
         drawn, exact = (fractional(tokenizer.decode(replace(tokens, exact=flag))) for flag in (False, True))
-        worst = max(worst, float(np.linalg.norm(((drawn - exact + 0.5) % 1.0 - 0.5) @ structure.cell, axis=1).max()))
+        cell = cell_of_form(tokens.lattice[0])
+        worst = max(worst, float(np.linalg.norm(((drawn - exact + 0.5) % 1.0 - 0.5) @ cell, axis=1).max()))
         held.append(len(tokens.tree) + len(tokens.element) + 6 + len(np.unique(structure.numbers)) + 1)
-        middle = corners.mean(0) @ structure.cell - published.side / 2
-        for points, counts in ((corners, of_corners), (fractional(structure), of_atoms)):
-            x = torch.from_numpy(points @ structure.cell - middle)
+        middle = corners.mean(0) @ cell - published.side / 2
+        for points, counts in ((corners, of_corners), (exact, of_atoms)):
+            x = torch.from_numpy(points @ cell - middle)
             counts.append(int(plant(published, torch.zeros(len(x), dtype=torch.long), x, 1)[2].lengths[0]))
     raw = {
         "events of fractions": float(np.mean(held)),

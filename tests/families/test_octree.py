@@ -18,8 +18,9 @@ from sciar.errors import InputError
 from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.octree.constraints import Room, allowed_bytes, scaffold_atoms, wish_of
 from sciar.families.octree.events import events_of
-from sciar.families.octree.model import hidden_masks, random_rotations
+from sciar.families.octree.model import hidden_masks
 from sciar.families.octree.options import Options
+from sciar.families.octree.pose import random_rotations
 from sciar.families.octree.proofread import Cells, element_logits, exchanged, finished
 from sciar.families.octree.rows import Rows, choose
 from sciar.families.octree.tree import morton

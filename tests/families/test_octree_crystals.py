@@ -228,9 +228,18 @@ def test_composition_is_exact_whatever_the_weights(model: Model, tokenizer: Toke
 
 
 def test_guidance_and_properties(model: Model, tokenizer: Tokenizer) -> None:
-    prompts = [Prompt(crystal=True, properties={"band_gap_eV": 3.0})] * 4
-    one, two = ([tokenizer.decode(d.tokens) for d in model.sample(prompts, [(0, i) for i in range(4)], guidance=g)] for g in (1.0, 3.0))
-    assert [s.n_atoms for s in one] == [s.n_atoms for s in two]  # the composition is drawn before
+    """What is asked for changes composition and cell, which come first; guidance changes the octree in them and nothing else."""
+    drawn = lambda value, guidance: [  # noqa: E731
+        d.tokens
+        for d in sorted(
+            model.sample([Prompt(crystal=True, properties=value)] * 6, [(0, i) for i in range(6)], guidance=guidance, refine=0, **OWN),
+            key=lambda d: d.index,
+        )
+    ]
+    free, one, three = drawn({}, 1.0), drawn({"band_gap_eV": 6.0}, 1.0), drawn({"band_gap_eV": 6.0}, 3.0)
+    assert any(len(a.element) != len(b.element) or not np.allclose(a.lattice, b.lattice) for a, b in zip(free, one, strict=True))
+    assert all(np.allclose(a.lattice, b.lattice) and sorted(a.element) == sorted(b.element) for a, b in zip(one, three, strict=True))
+    assert any(len(a.tree) != len(b.tree) or (a.tree != b.tree).any() for a, b in zip(one, three, strict=True))
 
 
 def test_previews(model: Model, tokenizer: Tokenizer) -> None:

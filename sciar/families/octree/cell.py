@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from sciar.diffusion import categorical
+
 BINS = 192
 LENGTH_STEP, LENGTH_LOW = 0.02, -0.4  # of ln(length / Å) - ln(atoms) / 3
 SLOPE_STEP = 0.01  # 0 is the middle of bin BINS / 2
@@ -59,7 +61,7 @@ class Space:
 
     Args:
         compositions: atoms of each element in the cell, one of which it must be; () = drawn too.
-        allowed: of the elements. atoms: fewest and most. properties: standardised, nan = not asked for.
+        allowed: of the elements. atoms: fewest and most. properties: in their own units, nan = not asked for.
     """
 
     compositions: tuple[Counts, ...]
@@ -176,77 +178,63 @@ class Header(nn.Module):
         constraints."""
         device = self.to_element.weight.device
         counts = torch.zeros(len(spaces), self.n_elements, dtype=torch.long, device=device)
-        free = [k for k, space in enumerate(spaces) if not space.compositions]
-        known: dict[tuple[Counts, ...], np.ndarray] = {}
+        asked: dict[tuple[Counts, ...], list[int]] = {}  # the draws of one formula share their candidates
         for k, space in enumerate(spaces):
-            if not space.compositions:
+            asked.setdefault(space.compositions, []).append(k)
+        for candidates, rows in asked.items():
+            own, told = [streams[k] for k in rows], wanted[rows] if isinstance(wanted, Tensor) else wanted
+            if not candidates:
+                counts[rows] = self._compositions([spaces[k] for k in rows], own, told, of_composition)
                 continue
-            if space.compositions not in known:  # the draws of one formula share their candidates
-                every = torch.tensor(space.compositions, device=device)
-                same = wanted[k : k + 1].expand(len(every), -1) if isinstance(wanted, Tensor) else wanted
-                known[space.compositions] = (-self.composition_nats(every, same)).softmax(0).double().cpu().numpy()
-            counts[k] = torch.tensor(space.compositions[pick(known[space.compositions], streams[k])], device=device)
-        if free:
-            some = wanted[free] if isinstance(wanted, Tensor) else wanted
-            counts[free] = self._compositions([spaces[k] for k in free], [streams[k] for k in free], some, of_composition, device)
-        nats = self.composition_nats(counts, wanted)
+            every = torch.tensor(candidates, device=device)
+            each = told[:, None].expand(-1, len(every), -1).flatten(0, 1) if isinstance(told, Tensor) else told
+            nats = self.composition_nats(every.repeat(len(rows), 1), each).view(len(rows), -1)
+            counts[rows] = every[categorical.draw((-nats).double().softmax(-1), _uniforms(own, device))]
         h = self.cell_state(counts, wanted)
         drawn: list[Tensor] = []
         for k, axis in enumerate(self.axes):
-            law = (axis(h).double() / of_lattice).softmax(-1).cpu().numpy()
-            drawn.append(torch.tensor([pick(row, stream) for row, stream in zip(law, streams, strict=True)], device=device))
+            drawn.append(categorical.draw((axis(h).double() / of_lattice).softmax(-1), _uniforms(streams, device)))
             if k < 5:
                 h = h + self.of_bin[k](drawn[-1])
         bins = torch.stack(drawn, 1)
-        return counts, bins, -nats - self.lattice_nats(counts, bins, wanted)
+        return counts, bins, -self.composition_nats(counts, wanted) - self.lattice_nats(counts, bins, wanted)
 
     def _compositions(
-        self, spaces: list[Space], streams: list[np.random.Generator], wanted: Tensor | float, temperature: float, device: torch.device
+        self, spaces: list[Space], streams: list[np.random.Generator], wanted: Tensor | float, temperature: float
     ) -> Int[Tensor, "b e"]:
         """Compositions drawn pair by pair; what could not be finished within the limits is barred."""
-        b, e = len(spaces), self.n_elements
+        device = self.to_element.weight.device
+        allowed = torch.from_numpy(np.stack([space.allowed for space in spaces])).to(device)
+        fewest, most = torch.tensor([space.atoms for space in spaces], device=device).T
+        b, e = allowed.shape
         counts = torch.zeros(b, e, dtype=torch.long, device=device)
-        last = torch.full((b,), e, device=device)
-        total = torch.zeros(b, self.to_element.in_features, device=device)
-        open_ = list(range(b))
-        while open_:
+        row, index, number = (torch.arange(n, device=device) for n in (b, e, self.most + 1))
+        last, total = torch.full((b,), e, device=device), torch.zeros(b, self.to_element.in_features, device=device)
+        going = torch.ones(b, dtype=torch.bool, device=device)
+        while bool(going.any()):
             logits, h = self.element_logits(total, last, wanted)
-            law = logits.double().cpu().numpy() / temperature
-            sizes = counts.sum(1).tolist()
-            for k in open_:
-                law[k, :e][~spaces[k].allowed] = -np.inf
-                fewest, most = spaces[k].atoms
-                if sizes[k] >= most:
-                    law[k, :e] = -np.inf
-                elif sizes[k] < fewest:
-                    law[k, e] = -np.inf
-            element = torch.full((b,), e, device=device)
-            for k in open_:
-                element[k] = pick(_softmax(law[k]), streams[k])
-            chosen = element.clamp(max=e - 1)
-            law = self.count_logits(h, chosen).double().cpu().numpy() / temperature
-            for k in list(open_):
-                z = int(element[k])
-                if z == e:
-                    open_.remove(k)
-                    continue
-                fewest, most = spaces[k].atoms
-                more = bool(spaces[k].allowed[z + 1 :].any())
-                law[k, : 1 if more else max(1, fewest - sizes[k])] = -np.inf
-                law[k, most - sizes[k] + 1 :] = -np.inf
-                counts[k, z] = pick(_softmax(law[k]), streams[k])
-            now = counts.gather(1, chosen[:, None])[:, 0] * (element < e)
-            total = total + self.added(chosen, now)
-            last = torch.where(element < e, element, last)
+            size = counts.sum(1)
+            barred = torch.cat([~allowed | (size >= most)[:, None], (size < fewest)[:, None]], 1)
+            element = categorical.draw(
+                (logits.double() / temperature).masked_fill(barred, -torch.inf).softmax(-1), _uniforms(streams, device, going)
+            )
+            going = going & (element < e)
+            element = element.clamp(max=e - 1)
+            more = (allowed & (index > element[:, None])).any(1)
+            least = torch.where(more, 1, (fewest - size).clamp(min=1))
+            barred = (number < least[:, None]) | (number > (most - size)[:, None])
+            logits = self.count_logits(h, element).double() / temperature
+            count = (
+                categorical.draw(logits.masked_fill(barred, -torch.inf).softmax(-1).nan_to_num(), _uniforms(streams, device, going)) * going
+            )
+            counts[row, element] += count
+            total, last = total + self.added(element, count), torch.where(going, element, last)
         return counts
 
 
-def _softmax(law: np.ndarray) -> np.ndarray:
-    weights = np.exp(law - law.max())
-    return np.asarray(weights / weights.sum())
-
-
-def pick(law: Float[np.ndarray, "k"], stream: np.random.Generator) -> int:
-    """A class drawn from its law."""
-    edges = np.cumsum(law)
-    return min(int(np.searchsorted(edges, stream.random() * edges[-1], side="right")), len(law) - 1)
+def _uniforms(streams: list[np.random.Generator], device: torch.device, going: Bool[Tensor, "b"] | None = None) -> Float[Tensor, "b"]:
+    """A number from the stream of each record that goes on, so that a draw does not depend on the others."""
+    asked = [True] * len(streams) if going is None else going.tolist()
+    return torch.tensor(
+        [stream.random() if on else 0.0 for stream, on in zip(streams, asked, strict=True)], dtype=torch.double, device=device
+    )

@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from sciar.batch import Batch
 from sciar.errors import InputError
 from sciar.families.octree import cell as cells
-from sciar.families.octree.events import Events, events_of
+from sciar.families.octree.events import Events
 from sciar.families.octree.heads import N_BYTES, Classes, LeafHead, log_likelihood
+from sciar.families.octree.pose import posed
 from sciar.families.octree.surroundings import Children, Surroundings, columns_of, frontier, nearest
 from sciar.families.octree.tokens import Tokenizer
 from sciar.family import Draw
@@ -39,14 +40,13 @@ from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier, RadialBasis
 from sciar.nn.refiner import Refiner
 from sciar.nn.rotary import Turning, angles, axis_waves, periodic_waves, published_waves, sphere_waves
-from sciar.nn.sites import Frame, Sites, denoising_loss, matrix
+from sciar.nn.sites import Frame, Sites, denoising_loss
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
 MASK, CLOSE, FIRST_ELEMENT = 0, 256, 257  # ids of contents; 1 … 255 are occupancy bytes
 LEFT = 64  # open nodes that are told apart
 FREQUENCIES = 16
-GIVEN = 16  # most atoms that training tells beforehand
 STRAINS = (0.003, 0.2)  # errors of lattice numbers that the refiner of crystals learns to remove
 PAIR, SHELLS = 32, 4  # features of a displacement, and shells around the query whose directions are told apart
 
@@ -401,7 +401,7 @@ class Model(AbstractModel):
             parts["refiner"] = self._refiner_loss(batch, generator)
             loss = loss + c.refiner_weight * parts["refiner"]
         if self.periodic and c.header_weight:
-            parts |= self._header_loss(batch, properties, free)
+            parts |= self._header_loss(batch, properties, free, generator)
             loss = loss + c.header_weight * (parts["composition"] + parts["lattice"])
         if c.property_weight:
             parts["property"] = self._property_loss(h, events, properties, free)
@@ -409,52 +409,8 @@ class Model(AbstractModel):
         return {"loss": loss, **parts}
 
     def events(self, batch: Batch, generator: torch.Generator | None = None) -> Events:
-        """The octrees of a batch, turned and shifted at random in training; only turned in evaluation. Crystals get a random origin."""
-        mask = batch.masks["atoms"]
-        b = len(mask)
-        if self.periodic:
-            with torch.autocast(mask.device.type, enabled=False):
-                x = batch["positions"].float() + torch.rand(b, 1, 3, generator=generator, device=mask.device)
-                record = torch.arange(b, device=x.device)[:, None].expand_as(mask)[mask]
-                events = events_of(self.grid, record, batch["element"][mask], x[mask] % 1.0, b)
-                return self.as_seen(dataclasses.replace(events, cell=matrix(batch["lattice"][:, 0])))
-        with torch.autocast(mask.device.type, enabled=False):
-            x = batch["positions"].float()
-            if self.tokenizer.config.pose == "random":
-                x = torch.einsum("bij,bnj->bni", random_rotations(b, generator, x.device), x)
-            shift = torch.full((b, 1, 3), self.grid.side / 2, device=x.device)
-            deleted = told = None
-            if self.training and self.config.given:
-                told = self._given(x, mask, generator)
-                # the middle of the cube is theirs, as in drawing: where that of the molecule lies is not known then
-                shift = shift - (x * told[..., None]).sum(1, keepdim=True) / told.sum(1).clamp(min=1)[:, None, None]
-            if self.training:
-                c, cell = self.config, self.grid.cell
-                noise = torch.randn(shift.shape, generator=generator, device=x.device).clamp(-2, 2)
-                whole = torch.randint(-c.shift, c.shift + 1, shift.shape, generator=generator, device=x.device)
-                shift = shift + cell * (c.jitter * noise + whole)
-                if c.deletion:
-                    deleted = c.deletion * torch.rand(b, generator=generator, device=x.device)
-            # the shift is an augmentation: a molecule that would stick out of the cube is pushed back in
-            low = x.masked_fill(~mask[..., None], torch.inf).amin(1, keepdim=True) + shift
-            high = x.masked_fill(~mask[..., None], -torch.inf).amax(1, keepdim=True) + shift
-            rim = self.grid.step
-            shift = shift + (rim - low).clamp(min=0) - (high - self.grid.side + 2 * rim).clamp(min=0)
-            x = x + shift
-            record = torch.arange(b, device=x.device)[:, None].expand_as(mask)[mask]
-            given = None if told is None else told[mask]
-            return self.as_seen(events_of(self.grid, record, batch["element"][mask], x[mask], b, given, deleted, generator))
-
-    def _given(self, x: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"], generator: torch.Generator | None) -> Bool[Tensor, "b n"]:
-        """Atoms that training tells beforehand: of some records up to `GIVEN` of those nearest to a random point, never all."""
-        b, device = len(mask), mask.device
-        chance = torch.rand(2, b, generator=generator, device=device)
-        count = 1 + (chance[0] * (mask.sum(1) - 1).clamp(max=GIVEN)).long()
-        # around an atom, or, from farther away, a side of the molecule
-        seed = torch.rand(mask.shape, generator=generator, device=device).masked_fill(~mask, -1).argmax(1)
-        point = x[torch.arange(b, device=device), seed] + 3 * torch.randn(b, 3, generator=generator, device=device)
-        rank = (x - point[:, None]).square().sum(-1).masked_fill(~mask, torch.inf).argsort(1).argsort(1)
-        return mask & (rank < count[:, None]) & (chance[1] < self.config.given)[:, None] & (mask.sum(1) > 1)[:, None]
+        """The octrees of a batch in a random pose, see pose.py, as the trunk knows them."""
+        return self.as_seen(posed(self, batch, generator))
 
     def as_seen(self, events: Events) -> Events:
         """The events as the trunk knows them: where the refiner finds the coordinates, atoms lie in the middles of their cells."""
@@ -491,9 +447,12 @@ class Model(AbstractModel):
         error = (self.property_head(self.closing(h, events)).float() - target.nan_to_num()).abs()
         return (error * known).sum() / known.sum().clamp(min=1)
 
-    def _header_loss(self, batch: Batch, properties: Float[Tensor, "b p"], free: Bool[Tensor, "b"]) -> dict[str, Tensor]:
-        """Nats per crystal of composition and lattice bins."""
-        composition, lattice = self._header_nats(batch, properties.masked_fill(free[:, None], float("nan")))
+    def _header_loss(
+        self, batch: Batch, properties: Float[Tensor, "b p"], free: Bool[Tensor, "b"], generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        """Nats per crystal of composition and lattice bins; of those that are told properties, any part of them."""
+        hidden = free[:, None] | (torch.rand(properties.shape, generator=generator, device=properties.device) < 0.5)
+        composition, lattice = self._header_nats(batch, properties.masked_fill(hidden, float("nan")))
         return {"composition": composition.mean(), "lattice": lattice.mean()}
 
     def _header_nats(self, batch: Batch, properties: Float[Tensor, "b p"] | None = None) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
@@ -614,14 +573,3 @@ def hidden_masks(length: int, device: torch.device) -> Float[Tensor, "1 1 t t"]:
     place = torch.arange(length, device=device)
     seen = (place[None] <= place[:, None]) & ((place[None] % 2 == 1) | (place[None] == place[:, None]))
     return torch.zeros(1, 1, length, length, device=device).masked_fill(~seen, -1e4)
-
-
-def random_rotations(count: int, generator: torch.Generator | None, device: torch.device) -> Float[Tensor, "b 3 3"]:
-    """Haar-uniform rotations from normalised Gaussian quaternions."""
-    w, x, y, z = F.normalize(torch.randn(count, 4, generator=generator, device=device), dim=-1).unbind(-1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, -1) for row in rows], -2)

@@ -265,13 +265,7 @@ class Rows:
 
     def _refined(self, grown: list[Grown]) -> list[Grown]:
         cells = Cells.together([g.cells for g in grown])
-        noise = np.zeros((max(0, self.evaluations - 2), *cells.x.shape), dtype=np.float32)
-        for k, g in enumerate(grown):
-            n = len(g.tokens.element)
-            noise[:, k, :n] = np.random.default_rng([*g.job.key, 3, *([g.tries] if g.tries else [])]).standard_normal(
-                (len(noise), n, 3), dtype=np.float32
-            )
-        final = finished(self.model, cells, self.options, torch.from_numpy(noise).to(self.device))
+        final = finished(self.model, cells, self.options, self._fresh(grown, cells))
         done = []
         for k, g in enumerate(grown):
             n = len(g.tokens.element)
@@ -286,13 +280,9 @@ class Rows:
     def _denoised(self, grown: list[Grown]) -> list[Grown]:
         """Crystals after their atoms and cell were denoised together; elements stay, so that the composition does."""
         model, options, cells = self.model, self.options, Cells.together([g.cells for g in grown])
-        noise = np.zeros((max(0, options.refine - 2), *cells.x.shape), dtype=np.float32)
-        for k, g in enumerate(grown):
-            n = len(g.tokens.element)
-            noise[:, k, :n] = np.random.default_rng([*g.job.key, 3]).standard_normal((len(noise), n, 3), dtype=np.float32)
         lattice = torch.from_numpy(np.concatenate([g.tokens.lattice for g in grown])).float().to(self.device)
         nothing, first = cells.element.new_zeros(*cells.element.shape, 0), (options.site_sigma, options.strain)
-        fresh = torch.from_numpy(noise).to(self.device)
+        fresh = self._fresh(grown, cells)
         frame = Frame.of_atoms(cells.mask)
         x, lattice = denoised(model.sites, frame, cells.x, lattice, cells.element, nothing, first, options.refine, fresh, options.churn)
         done = []
@@ -301,6 +291,15 @@ class Rows:
             tokens = dataclasses.replace(g.tokens, positions=x_k, lattice=lattice_k, exact=True)
             done.append(dataclasses.replace(g, tokens=tokens, calls=g.calls + options.refine))
         return done
+
+    def _fresh(self, grown: list[Grown], cells: Cells) -> Float[Tensor, "s b n 3"]:
+        """Normal numbers for all but the first and the last step of a refiner, of each draw from its key alone."""
+        noise = np.zeros((max(0, self.evaluations - 2), *cells.x.shape), dtype=np.float32)
+        for k, g in enumerate(grown):
+            n = len(g.tokens.element)
+            stream = np.random.default_rng([*g.job.key, 3, *([g.tries] if g.tries else [])])
+            noise[:, k, :n] = stream.standard_normal((len(noise), n, 3), dtype=np.float32)
+        return torch.from_numpy(noise).to(self.device)
 
     def _failed(self, job: Job, what: str, calls: int) -> Draw:
         none = np.zeros(0, dtype=np.int64)
