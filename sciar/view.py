@@ -117,7 +117,7 @@ def card(record: Record, size: int = 200) -> str:
     if isinstance(verdict.native, Chem.Mol):
         drawing = _svg(verdict.native, size)
         parts.append(drawing[drawing.index("<svg") :])
-    if verdict.structure.positions is not None and verdict.structure.n_atoms:
+    if (verdict.structure.positions is not None and verdict.structure.n_atoms) or _plain(verdict.structure):
         data = base64.b64encode(picture(verdict.structure, size=size)).decode()
         parts.append(f'<img width="{size}" height="{size}" alt="3D" src="data:image/png;base64,{data}">')
     state = "valid" if record.valid else "; ".join(verdict.reasons)
@@ -156,11 +156,14 @@ def view3d(what: Any, width: int = 400, height: int = 300) -> Any:
 
 
 def render(structure: Structure, size: int = 480) -> np.ndarray:
-    """RGB pixels (size, size, 3) of balls and sticks on white, two samples per pixel and axis; a crystal with the edges of its cell.
+    """RGB pixels (size, size, 3) of balls and sticks on white, two samples per pixel and axis; a crystal with the edges of its cell, a
+    plain graph with its edges pulled as by springs.
 
     Raises:
         InputError: no positions or no atoms.
     """
+    if _plain(structure):
+        structure = structure.replace(positions=_sprung(structure))
     if structure.positions is None or not structure.n_atoms:
         raise InputError("picture: expected atoms with positions, got none; draw a conformer first")
     scale_up = 2
@@ -278,6 +281,24 @@ def _turned(positions: np.ndarray) -> np.ndarray:
     turn = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
     moved: np.ndarray = centred @ axes.T @ (turn @ tilt).T
     return moved - (moved.max(axis=0) + moved.min(axis=0)) / 2
+
+
+def _plain(structure: Structure) -> bool:
+    """Whether it is a graph of vertices without elements or places."""
+    return structure.positions is None and structure.bonds is not None and bool(structure.n_atoms) and not structure.numbers.any()
+
+
+def _sprung(structure: Structure) -> np.ndarray:
+    """Places of the vertices of a plain graph, its edges 1.4 Å long in the middle."""
+    import networkx as nx
+
+    from sciar.convert import to_networkx
+
+    layout = nx.spring_layout(to_networkx(structure), dim=3, seed=0)
+    at = np.array([layout[k] for k in range(structure.n_atoms)])
+    assert structure.bonds is not None
+    lengths = np.linalg.norm(at[structure.bonds[:, 0]] - at[structure.bonds[:, 1]], axis=1)
+    return np.asarray(at * (1.4 / max(float(np.median(lengths)), 1e-6) if len(lengths) else 1.4))
 
 
 def _bonds(structure: Structure) -> np.ndarray:

@@ -192,6 +192,16 @@ def test_pictures(samples: Samples, tmp_path: Path) -> None:
         view.picture(samples[0], tmp_path / "a.gif")
 
 
+def test_picture_of_a_plain_graph() -> None:
+    """Vertices without elements or places are drawn, and edges between them; they were an empty tile."""
+    from matplotlib.image import imread
+
+    ring = Structure(np.zeros(6, dtype=np.int64), bonds=[(k, k + 1, 1) for k in range(5)] + [(0, 5, 1)])
+    apart = Structure(np.zeros(6, dtype=np.int64), bonds=np.zeros((0, 3), dtype=np.int64))
+    inked = [(imread(io.BytesIO(view.picture(g, size=120)))[..., :3] < 0.9).any(-1).mean() for g in (ring, apart)]
+    assert 0.05 < inked[0] < 0.9 and inked[1] > 0
+
+
 def test_picture_is_no_mirror_image() -> None:
     """The frame that turns a molecule into the picture is a rotation: handedness is kept."""
     rng = np.random.default_rng(0)

@@ -21,7 +21,7 @@ class Options:
             bundled model is truest with 0.4 for bytes (README).
         min_distance: between any two atoms, Å; 0 = free. valence: no atom gets more neighbours than its largest valence. Kept by masks
             where the model draws bins (and no refiner moves the atoms then); by fresh starts where it does not.
-        guidance: of the conditions (properties, number of atoms, composition); 1 = none.
+        guidance: of the conditions (properties, number of atoms, composition; of a crystal's octree the properties); 1 = none.
         rank: what `score` is: "likelihood" (nats of all events), "atoms" (mean over elements and bins), "element" (mean over elements,
             as published), "auto" ("likelihood" of crystals, composition and cell included, else "element"); always of the network
             without masks and temperatures. "property": minus the mean distance, in spreads of the training data, between the wanted
