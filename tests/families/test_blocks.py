@@ -153,7 +153,8 @@ def test_properties_are_computed_where_they_are_missing() -> None:
 @pytest.mark.parametrize(("blocks", "reader"), [(0, True), (1, False)])
 def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str, blocks: int, reader: bool) -> None:
     model = Model(
-        dataclasses.replace(TINY, kernel=kernel, blocks=blocks, count=True, reader=reader, shown=reader, row_bias=reader), tokenizer
+        dataclasses.replace(TINY, kernel=kernel, blocks=blocks, count=True, reader=reader, shown=reader, row_bias=reader, places=reader),
+        tokenizer,
     )
     batch = collate(Tokens, [tokenizer.encode(m) for m in molecules])
     parts = model.loss(batch, torch.Generator().manual_seed(0))
@@ -166,9 +167,10 @@ def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str,
 @pytest.mark.parametrize(("walk", "reader"), [(0, False), (0, True), (3, True)])
 def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokenizer: Tokenizer, walk: int, reader: bool) -> None:
     """Rewrite every bond and type of blocks above b: rows of blocks up to b, and readers up to b + 1, stay as they were."""
-    model = Model(dataclasses.replace(TINY, walk=walk, reader=reader), tokenizer).eval()
+    model = Model(dataclasses.replace(TINY, walk=walk, reader=reader, places=reader), tokenizer).eval()
     if reader:
-        torch.nn.init.normal_(model.told.weight, std=0.1)
+        for zero in (model.told, model.free, model.spare):
+            torch.nn.init.normal_(zero.weight, std=0.1)
     record = tokenizer.encode(molecules[0])
     cut = int(record.block.max()) // 2
     late = record.block > cut
@@ -195,10 +197,11 @@ def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokeni
 @pytest.mark.parametrize(("kernel", "walk", "reader"), [("absorbing", 0, True), ("absorbing", 3, True), ("marginal", 0, False)])
 def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kernel: str, walk: int, reader: bool) -> None:
     """Clean states, edge logits and readings of every block: from the sampler's cache, and from one pass over the doubled graph."""
-    model = Model(dataclasses.replace(TINY, kernel=kernel, walk=walk, reader=reader, row_bias=reader), tokenizer).eval()
+    chosen = dataclasses.replace(TINY, kernel=kernel, walk=walk, reader=reader, row_bias=reader, places=reader)
+    model = Model(chosen, tokenizer, {"capacity": [3, 2, 1, 1, 4, 1, 2, 3]}).eval()
     if reader:
-        torch.nn.init.normal_(model.told.weight, std=0.1)
-        torch.nn.init.normal_(model.of_row.weight, std=0.1)
+        for zero in (model.told, model.of_row, model.free, model.spare):
+            torch.nn.init.normal_(zero.weight, std=0.1)
     record = tokenizer.encode(molecules[0])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     task = model._task(clean, lambda *s: torch.full(s, 0.999) if len(s) < 3 or kernel == "absorbing" else torch.full(s, 0.5))
@@ -247,13 +250,16 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
 @torch.no_grad()
 @pytest.mark.parametrize("seed", range(4))
 def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, tokenizer: Tokenizer, seed: int) -> None:
-    """Every feature of every open row, with some rows of the block shown, some in part, some hidden."""
-    model = Model(dataclasses.replace(TINY, partial=0.7, shown=seed > 1), tokenizer).eval()
+    """Every feature of every open row, with some rows of the block shown, some in part, some hidden; and the counts for the header."""
+    capacity = [4, 3, 2, 1, 4, 1, 3, 2]
+    model = Model(dataclasses.replace(TINY, partial=0.7, shown=seed > 1), tokenizer, {"capacity": capacity}).eval()
     record = tokenizer.encode(molecules[seed])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     generator = torch.Generator().manual_seed(seed)
     rows = model._task(clean, lambda *s: torch.rand(s, generator=generator)).rows
     n, told = len(record.kind), 0
+    before = clean.block[:, None] < torch.arange(int(clean.block.max()) + 1)[:, None]
+    trained = model.alike_of(clean.kind[:, None], before.float() @ clean.orders.float(), before)
     graph = begun(model, 0, Prompt(), (0, 0))
     batch = _Batch(model, [graph], [Prompt()], 1, Options())
     batch._fill()
@@ -261,9 +267,14 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
     for b in range(int(record.block.max()) + 1):
         mine = np.flatnonzero(record.block == b)
         end = int(mine[-1]) + 1
+        room = np.array(capacity)[record.kind[: mine[0]]] - orders[: mine[0], : mine[0]].sum(1)
+        alike = [int((room == 1).sum()), int((room == 2).sum()), int((room == 3).sum()), int((room >= 4).sum())]
+        assert batch._alike([graph]).tolist() == [alike] and trained[0, b].tolist() == alike
         columns = [*range(mine[0]), *(n + k for k in range(mine[0], end))]
         wanted = {name: getattr(rows, name)[0, n + mine].numpy() for name in ("kind", "level", "degree", "left", "spent", "size", "role")}
-        wanted |= {name: getattr(rows, name)[0, n + mine][:, columns].numpy() for name in ("codes", "apart", "used", "near", "sees")}
+        wanted |= {
+            name: getattr(rows, name)[0, n + mine][:, columns].numpy() for name in ("codes", "apart", "used", "near", "free", "sees")
+        }
         graph.begin(record.kind[mine], int(record.degree[mine[0]]))
         known = np.where(wanted["codes"] <= 3, wanted["codes"], 0)
         graph.orders[mine[0] : end, :end], graph.orders[:end, mine[0] : end] = known, known.T

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from sciar.batch import Batch
@@ -42,6 +42,7 @@ MASKED, SELF, NOISED = 4, 5, 6  # pair codes: 0 no bond · 1–3 bond order · m
 N_CODES = 10
 CLEAN, VIRTUAL, READER = 0, 1, 2
 MOST_USED, MOST_APART, MOST_LEFT = 8, 16, 16  # clipped counts: bond orders in use, blocks between two nodes, open bonds
+MOST_PLACES, MOST_ALIKE = 4, 20  # clipped counts: free places of a node, nodes with equally many
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class ModelConfig:
         shown: bonds of the open block that are drawn already count as used, too; else attention has to see that a mate took a last place.
         reader: besides the sum of the states that the finished nodes had when they came, the header knows what a node of its own reads,
             which sees the finished graph as it is at that moment (open valences, degrees).
+        places: the network is told the free places of every node, which are the largest bond order sum of its type in the training data
+            less what is used, and the header how many nodes have 1, 2, 3, 4 or more of them.
         row_bias: the log-odds of bond orders have a part that a row says whatever the other end is, as a hydrogen has single bonds only.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
@@ -74,6 +77,7 @@ class ModelConfig:
     walk: int = 0
     shown: bool = False
     reader: bool = False
+    places: bool = False
     row_bias: bool = False
     count: bool = False
     unconditional: float = 0.2
@@ -96,6 +100,7 @@ class Rows:
         degree: residual degree of the block. left, spent: open bonds and bond orders in use of a virtual node. size: nodes of the block.
         codes: state of each pair. apart: blocks between its nodes. used, near: bond orders and neighbours that the
         earlier node of a pair has in the blocks before the later node's. walks: RRWP features of the pair.
+        free: 1 + free places of the earlier node of a pair, 0 where there is none.
         sees: what each row attends to. time: noise level of each row in [0, 1], 0 where there is none.
     """
 
@@ -110,6 +115,7 @@ class Rows:
     apart: Int[Tensor, "b r c"]
     used: Int[Tensor, "b r c"]
     near: Int[Tensor, "b r c"]
+    free: Int[Tensor, "b r c"]
     sees: Bool[Tensor, "b r c"]
     walks: Float[Tensor, "b r c w"] | None
     time: Float[Tensor, "b r"]
@@ -143,6 +149,9 @@ class Model(AbstractModel):
             self.condition = nn.Linear(16 * len(limits.properties), w, bias=False)
         if config.shown:
             self.spent = nn.Embedding(MOST_USED + 1, w)
+        if config.places:
+            self.spare, self.free = nn.Embedding(MOST_PLACES + 2, w), nn.Embedding(MOST_PLACES + 2, p)
+            self.alike = nn.Embedding(MOST_PLACES * (MOST_ALIKE + 1), w)
         if config.count:
             self.to_come = nn.Embedding(limits.max_atoms + 1, w)
         self.trunk = GraphTransformer(w, p, config.heads, config.layers)
@@ -159,14 +168,20 @@ class Model(AbstractModel):
             nn.init.normal_(table.weight, std=0.2)
         if config.shown:
             nn.init.zeros_(self.spent.weight)
+        if config.places:
+            for table in (self.spare, self.free, self.alike):
+                nn.init.zeros_(table.weight)
         if config.reader:  # nothing read at first, so that weights without a reader go on from where they are
             nn.init.zeros_(self.told.weight)
         if config.row_bias:
             nn.init.zeros_(self.of_row.weight)
         shares = torch.tensor(self.statistics.get("pairs") or [0.9] + [0.1 / self.n_orders] * self.n_orders)
         self.register_buffer("shares", shares, persistent=False)
+        capacity = self.statistics.get("capacity") or [MOST_USED] * self.n_types
+        self.register_buffer("capacity", torch.tensor(capacity), persistent=False)
 
     shares: Tensor  # of the pair classes in the data
+    capacity: Tensor  # largest bond order sum of each type in the data
 
     # ---- shared by training and sampling
 
@@ -177,6 +192,9 @@ class Model(AbstractModel):
         x = x + virtual[..., None] * (self.left(rows.left.clamp(0, MOST_LEFT)) + self.sizes(rows.size))
         if self.config.shown:
             x = x + virtual[..., None] * self.spent(rows.spent.clamp(max=MOST_USED))
+        if self.config.places:
+            spare = (self.capacity[rows.kind] - rows.spent - rows.left).clamp(-1, MOST_PLACES) + 1
+            x = x + virtual[..., None] * self.spare(spare)
         if self.config.kernel != "absorbing":
             x = x + virtual[..., None] * self.time(self.fourier(rows.time))
         if self.config.reader:
@@ -187,6 +205,8 @@ class Model(AbstractModel):
         """Input states of the pairs."""
         e = self.codes(pairs.pick(rows.codes)) + self.apart(pairs.pick(rows.apart).clamp(max=MOST_APART))
         e = e + self.used(pairs.pick(rows.used).clamp(max=MOST_USED)) + self.near(pairs.pick(rows.near).clamp(max=MOST_USED))
+        if self.config.places:
+            e = e + self.free(pairs.pick(rows.free))
         return e if rows.walks is None else e + self.walks(pairs.pick(rows.walks))
 
     def joint(
@@ -265,7 +285,8 @@ class Model(AbstractModel):
         before = before & clean.mask[:, None]
         to_come = clean.mask.sum(1, keepdim=True) - before.sum(-1)
         total = before.to(x.dtype) @ self.summands(x)  # prefix a = blocks below a
-        summary = self.summary(total if read is None else total + read, condition, to_come)
+        alike = self.alike_of(clean.kind[:, None], before.to(x.dtype) @ clean.orders.to(x.dtype), before) if self.config.places else None
+        summary = self.summary(total if read is None else total + read, condition, to_come, alike)
         sizes = torch.cat([clean.sizes, torch.zeros_like(clean.sizes[:, :1])], 1)
         asked = torch.arange(levels + 1, device=x.device) <= clean.sizes.gt(0).sum(1, keepdim=True)
         size = F.cross_entropy(self.header.size(summary).flatten(0, 1), sizes.flatten(), reduction="none").view_as(asked)
@@ -287,10 +308,18 @@ class Model(AbstractModel):
         """What each finished node adds to the summary."""
         return F.silu(self.summand(x)) * 0.2
 
-    def summary(self, total: Tensor, condition: Tensor | None, to_come: Tensor) -> Tensor:
-        """Input of the header from what was summed up and read (b l d or b d) and the number of nodes still to come (b l or b)."""
+    def alike_of(self, kind: Int[Tensor, "*#b n"], used: Shaped[Tensor, "*b n"], finished: Bool[Tensor, "*b n"]) -> Int[Tensor, "*b k"]:
+        """How many finished nodes have 1, 2, …, MOST_PLACES or more free places, of nodes with so many bond orders `used`."""
+        free = (self.capacity[kind] - used.long()).clamp(0, MOST_PLACES) * finished
+        return (free[..., None] == torch.arange(1, MOST_PLACES + 1, device=free.device)).sum(-2)
+
+    def summary(self, total: Tensor, condition: Tensor | None, to_come: Tensor, alike: Tensor | None) -> Tensor:
+        """Input of the header from what was summed up and read (b l d or b d), the number of nodes to come (b l or b) and `alike_of`."""
         if self.config.count:
             total = total + self.to_come(to_come)
+        if alike is not None:
+            places = torch.arange(MOST_PLACES, device=alike.device) * (MOST_ALIKE + 1)
+            total = total + self.alike(places + alike.clamp(max=MOST_ALIKE)).sum(-2)
         if condition is None:
             return total
         return total + (condition[:, None] if total.ndim == 3 else condition)
@@ -410,6 +439,9 @@ class Model(AbstractModel):
                 count[:, n:] += mates @ drawn[..., :n].float()
             count = F.pad(count.long() * strict, (0, v))
             counts.append(count + count.transpose(1, 2))
+        strict = F.pad(strict, (0, v))
+        free = (self.capacity[join(clean.kind, kind)][:, None] - counts[0]).clamp(0, MOST_PLACES) + 1
+        free = torch.where(strict, free, 0) + torch.where(strict, free, 0).transpose(1, 2)
         distance = (levels[:, None] - levels[:, :, None]).abs()
         walks = walk_features(clean, levels, self.config.walk) if self.config.walk else None
         return Rows(
@@ -424,6 +456,7 @@ class Model(AbstractModel):
             apart=distance,
             used=counts[0],
             near=counts[1],
+            free=free,
             sees=sees,
             walks=walks,
             time=join(torch.zeros(b, n, device=time.device), time),

@@ -19,7 +19,7 @@ from sciar.errors import InputError
 from sciar.families.blocks.finished import powers
 from sciar.families.blocks.growing import Growing, begun
 from sciar.families.blocks.joined import joinable
-from sciar.families.blocks.model import CLEAN, MASKED, NOISED, READER, SELF, VIRTUAL, Rows
+from sciar.families.blocks.model import CLEAN, MASKED, MOST_PLACES, NOISED, READER, SELF, VIRTUAL, Rows
 from sciar.families.blocks.options import Options
 from sciar.family import Draw, options_of
 from sciar.nn.graph_transformer import Memory, NewPairs
@@ -62,6 +62,7 @@ class _Batch:
         self.graphs: list[Growing | None] = [None] * slots
         types = [z for z, _, _ in model.tokenizer.types]
         capacity = model.statistics.get("capacity")
+        self.known = model.capacity.cpu().numpy()
         self.masked = bool(options.valence and capacity)
         self.capacity = np.array(capacity if self.masked else [10**6] * len(types))
         self.connected = options.connected and self.absorbing
@@ -153,7 +154,9 @@ class _Batch:
         index = torch.tensor([slot + way * self.slots for way in range(self.ways) for slot, _ in due], device=self.device)
         head, b = self.model.header, len(due)
         to_come = torch.tensor([g.most - g.n for _, g in due] * self.ways, device=self.device)
-        summary = self.model.summary(self.total[index] + self.reading[index], None if condition is None else condition[index], to_come)
+        alike = torch.cat([self._alike([g for _, g in due])] * self.ways) if self.model.config.places else None
+        known = self.total[index] + self.reading[index]
+        summary = self.model.summary(known, None if condition is None else condition[index], to_come, alike)
         needs = np.stack([self._needs(g) for _, g in due])
         sizes = self._chosen(self._guided(head.size(summary)).masked_fill(self._impossible(due, needs), -torch.inf), due)
         end = sizes == 0
@@ -184,6 +187,13 @@ class _Batch:
         for (_, g), size, degree, kind in zip(due, sizes.tolist(), degrees.tolist(), table, strict=True):
             if size:
                 g.begin(kind[:size], degree)
+
+    def _alike(self, graphs: list[Growing]) -> Tensor:
+        """See `Model.alike_of`."""
+        n = max(1, max(g.n for g in graphs))
+        kind, used = (torch.from_numpy(np.stack(a)) for a in ([g.kind[:n] for g in graphs], [g.orders[:n, :n].sum(1) for g in graphs]))
+        finished = torch.arange(n) < torch.tensor([[g.n] for g in graphs])
+        return self.model.alike_of(*(t.to(self.device) for t in (kind, used, finished)))
 
     def _chosen(self, logits: Tensor, due: list[tuple[int, Growing]], skip: list[bool] | None = None) -> Tensor:
         """One class per graph, drawn with the graph's own stream; 0 where skipped."""
@@ -281,7 +291,7 @@ class _Batch:
         r, c = max(g.size + (slot in reading) for slot, g in live), max(g.n + (slot in reading) for slot, g in live)
         b = self.slots
         node = {name: np.zeros((b, r), dtype=np.int64) for name in ("kind", "level", "degree", "left", "spent", "size")}
-        pair = {name: np.zeros((b, r, c), dtype=np.int64) for name in ("codes", "apart", "used", "near")}
+        pair = {name: np.zeros((b, r, c), dtype=np.int64) for name in ("codes", "apart", "used", "near", "free")}
         role, sees = np.full((b, r), CLEAN), np.zeros((b, r, c), dtype=bool)
         time, at = np.zeros((b, r), dtype=np.float32), np.full((b, r), self.states.shape[1] - 1)
         walks = np.zeros((b, r, c, 2 * self.model.config.walk), dtype=np.float32) if self.model.config.walk else None
@@ -299,6 +309,7 @@ class _Batch:
             past = g.orders[: g.start, : n if edges and self.model.config.shown else g.start]
             pair["used"][slot, :s, : g.start] = past.sum(1)
             pair["near"][slot, :s, : g.start] = (past > 0).sum(1)
+            pair["free"][slot, :s, : g.start] = self._free(g.kind[: g.start], past.sum(1))
             if edges:
                 node["left"][slot, :s], node["size"][slot, :s] = g.left, s
                 node["spent"][slot, :s] = g.orders[block, :n].sum(1)
@@ -312,6 +323,7 @@ class _Batch:
                 pair["apart"][slot, s, :n] = level - g.level[:n]
                 bonds = g.orders[:n, :n]
                 pair["used"][slot, s, :n], pair["near"][slot, s, :n] = bonds.sum(1), (bonds > 0).sum(1)
+                pair["free"][slot, s, :n] = self._free(g.kind[:n], bonds.sum(1))
                 if walks is not None:
                     walks[slot, s, :n, : self.model.config.walk] = _returns(g, n, self.model.config.walk)
         if not self.absorbing:
@@ -324,6 +336,10 @@ class _Batch:
             walks=None if walks is None else send(walks),
             time=send(time),
         ), send(at)
+
+    def _free(self, kind: np.ndarray, used: np.ndarray) -> np.ndarray:
+        """`Rows.free` of earlier nodes."""
+        return np.asarray(np.clip(self.known[kind] - used, 0, MOST_PLACES) + 1)
 
     def _codes(self, g: Growing) -> np.ndarray:
         """Pair codes of an open block: known bonds, masked or noised pairs."""
