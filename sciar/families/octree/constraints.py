@@ -19,10 +19,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sciar.errors import InputError
-from sciar.families.octree.cell import Space
 from sciar.families.octree.tokens import Tokenizer, random_rotation
 from sciar.families.octree.tree import POPCOUNT, morton
 from sciar.metrics.molecule import VALENCES
+from sciar.nn import composition
+from sciar.nn.composition import Space
 from sciar.prompt import Prompt
 from sciar.structure import NUMBERS, Structure
 
@@ -74,7 +75,7 @@ def wish_of(
     c = tokenizer.config
     if prompt.graph is not None or prompt.crystal:
         raise InputError("octree: expected a molecule to be drawn de novo, got a graph or a crystal's facts; use another model")
-    allowed, (fewest, most) = _limits(tokenizer, prompt)
+    allowed, (fewest, most) = composition.limits_of(prompt, c.elements, c.max_atoms)
     wanted = prompt.composition
     counts = None
     if wanted is not None:
@@ -109,29 +110,11 @@ def wish_of(
     return Wish((max(fewest, len(code)), min(most, c.max_atoms)), due, counts, code, element, bins, pose, prompt.properties)
 
 
-def _limits(tokenizer: Tokenizer, prompt: Prompt) -> tuple[Bool[np.ndarray, "e"], tuple[int, int]]:
-    """Elements allowed, fewest and most atoms.
-
-    Raises:
-        InputError: no element left, a foreign one, or more atoms than can be held.
-    """
-    c, elements = tokenizer.config, prompt.elements
-    allowed = np.array([elements is None or e in elements for e in c.elements])
-    if not allowed.any() and not set(elements or ()) - set(c.elements):
-        raise InputError("elements: expected at least one element symbol, got none; leave elements= out")
-    if foreign := sorted(set(elements or ()) - {"H", *c.elements}):
-        raise InputError(f"elements: expected some of {' '.join(c.elements)}, got {' '.join(foreign)}; use another model")
-    fewest, most = prompt.n_atoms or (1, c.max_atoms)
-    if fewest > c.max_atoms:
-        raise InputError(f"n_atoms: expected at most {c.max_atoms} for this model, got {fewest}; ask for fewer")
-    return allowed, (fewest, min(most, c.max_atoms))
-
-
 def space_of(tokenizer: Tokenizer, prompt: Prompt) -> Space:
-    """What the composition and the cell of a crystal may be; its properties are those of the prompt, not yet standardised.
+    """What the composition and the cell of a crystal may be.
 
     Raises:
-        InputError: constraints that contradict each other, exceed the cell, or name what the tokenizer does not hold.
+        InputError: no crystal, fixed atoms, a space group, or as `sciar.nn.composition.space_of`.
     """
     c = tokenizer.config
     if not prompt.crystal:
@@ -140,22 +123,7 @@ def space_of(tokenizer: Tokenizer, prompt: Prompt) -> Space:
         raise InputError("octree: expected no fixed atoms in a crystal, got some; this model draws whole cells")
     if prompt.space_group is not None:
         raise InputError("spacegroup: expected a model that knows symmetry, got one that does not; use another model or leave it out")
-    allowed, (fewest, most) = _limits(tokenizer, prompt)
-    properties = np.array([float(prompt.properties.get(name, np.nan)) for name in c.properties])
-    if prompt.composition is None:
-        return Space((), allowed, (fewest, most), properties)
-    if foreign := sorted(set(prompt.composition) - {e for e, ok in zip(c.elements, allowed, strict=True) if ok}):
-        raise InputError(f"formula: expected elements among {' '.join(c.elements)}, got {' '.join(foreign)}; use another model")
-    unit = np.array([prompt.composition.get(e, 0) for e in c.elements])
-    size = int(unit.sum())
-    every = [prompt.formula_units] if prompt.formula_units else range(1, most // size + 1)
-    found = tuple(tuple((unit * k).tolist()) for k in every if fewest <= k * size <= most)
-    if not found:
-        asked = f"{prompt.formula_units or 1} × {size}"
-        raise InputError(
-            f"formula: expected {fewest} to {most} atoms in the primitive cell, got {asked}; use fewer formula units or n_atoms="
-        )
-    return Space(found, allowed, (fewest, most), properties)
+    return composition.space_of(prompt, c.elements, c.max_atoms, c.properties)
 
 
 def crystal_wish(counts: Int[np.ndarray, "e"], lattice: Float[np.ndarray, "6"], nats: float, told: Mapping[str, float]) -> Wish:
