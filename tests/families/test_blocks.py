@@ -153,7 +153,17 @@ def test_properties_are_computed_where_they_are_missing() -> None:
 @pytest.mark.parametrize(("blocks", "reader"), [(0, True), (1, False)])
 def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str, blocks: int, reader: bool) -> None:
     model = Model(
-        dataclasses.replace(TINY, kernel=kernel, blocks=blocks, count=True, reader=reader, shown=reader, row_bias=reader, places=reader),
+        dataclasses.replace(
+            TINY,
+            kernel=kernel,
+            blocks=blocks,
+            count=True,
+            reader=reader,
+            shown=reader,
+            row_bias=reader,
+            places=reader,
+            header_layers=2 * reader,
+        ),
         tokenizer,
     )
     batch = collate(Tokens, [tokenizer.encode(m) for m in molecules])

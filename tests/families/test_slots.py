@@ -51,6 +51,7 @@ CHOICES = {
     "sorted": dataclasses.replace(SMALL, blocks="slots", order="sorted", periodic=False),
     "mlp": dataclasses.replace(PUBLISHED, process="edm", periodic=True, order="random", refiner_layers=2),
     "published": PUBLISHED,
+    "corners": dataclasses.replace(SMALL, lattice="corners"),
 }
 
 
@@ -110,7 +111,7 @@ def test_decode_is_total(tokenizer: Tokenizer) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from(["form", "rows"]))
+@given(st.integers(0, 10**6), st.sampled_from(["form", "rows", "corners"]))
 def test_lattice_slots_are_the_cell(seed: int, lattice: str) -> None:
     """Any cell comes back up to a rotation, and any six numbers are a cell."""
     rng = np.random.default_rng(seed)

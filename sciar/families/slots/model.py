@@ -50,7 +50,8 @@ class ModelConfig:
         width, heads, layers: of the trunk. pair: width of the pair features.
         blocks: what is drawn together: "slots" (each slot alone, as UniGenX), "species" (the lattice, then the atoms of each element) or
             "cell" (the lattice, then all atoms).
-        lattice: "form", six numbers that are always a cell (`lattice.form_of`), or "rows", three vectors in Å.
+        lattice: "form", six numbers that are always a cell (`lattice.form_of`), "rows", three vectors in Å (UniGenX), or "corners", eight
+            points (Uni-3DAR, arXiv 2503.16278), of which the nearest cell is taken.
         order: of the atoms of one element: "random", with a random origin, or "sorted" by their fractions as they are in the data.
         head: "trunk", an open block goes through the whole network at each solver step, or "mlp", a small head (with blocks="slots").
         process: of that head: "edm" or "cosine" (published, raw numbers). head_width, head_depth, draws: its sizes, noise levels per slot.
@@ -89,7 +90,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         choices = {
             "blocks": ("slots", "species", "cell"),
-            "lattice": ("form", "rows"),
+            "lattice": ("form", "rows", "corners"),
             "order": ("random", "sorted"),
             "head": ("trunk", "mlp"),
             "process": ("edm", "cosine"),
@@ -139,7 +140,7 @@ class Model(AbstractModel):
         super().__init__()
         self.config, self.tokenizer, self.statistics = config, tokenizer, dict(statistics or {})
         c, w, most = config, config.width, tokenizer.config.max_atoms
-        self.n_lattice = 2 if c.lattice == "form" else 3
+        self.n_lattice = {"form": 2, "rows": 3, "corners": 8}[c.lattice]
         wanted = len(tokenizer.config.properties)
         self.fourier = Fourier(16, 0.1, 2.0)
         self.compositions = Compositions(c.composition_width, ELEMENTS, most, 16 * wanted)
@@ -182,8 +183,9 @@ class Model(AbstractModel):
 
     def lattice_numbers(self, cell: Float[Tensor, "b 3 3"], atoms: Int[Tensor, "b"]) -> Float[Tensor, "b l 3"]:
         """The lattice slots of a cell, as the network sees them."""
-        if self.config.lattice == "rows":
-            return cell if self._raw else cell / (ROW * atoms[:, None, None] ** (1 / 3))
+        if self.config.lattice != "form":
+            points = cell if self.config.lattice == "rows" else corners(cell) @ cell
+            return points if self._raw else points / (ROW * atoms[:, None, None] ** (1 / 3))
         with torch.autocast(cell.device.type, enabled=False):
             lower = torch.linalg.cholesky(cell.float() @ cell.float().mT)
         a, b, c = lower.diagonal(dim1=1, dim2=2).unbind(-1)
@@ -193,8 +195,9 @@ class Model(AbstractModel):
 
     def cell_of(self, numbers: Float[Tensor, "b l 3"], atoms: Int[Tensor, "b"]) -> Float[Tensor, "b 3 3"]:
         """The cell of lattice slots; the inverse of `lattice_numbers` up to a rotation."""
-        if self.config.lattice == "rows":
-            return numbers if self._raw else numbers * (ROW * atoms[:, None, None] ** (1 / 3))
+        if self.config.lattice != "form":
+            points = numbers if self._raw else numbers * (ROW * atoms[:, None, None] ** (1 / 3))
+            return points if self.config.lattice == "rows" else corners(points).T @ points / 2  # least squares: the columns are orthogonal
         form = numbers.flatten(1).double() * self.form_std + self.form_mean
         a, b, c = (form[:, :3] + atoms[:, None].log() / 3).clamp(-3, 6).exp().unbind(-1)
         zero = torch.zeros_like(a)
@@ -412,6 +415,12 @@ class Model(AbstractModel):
         from sciar.families.slots.sample import sample
 
         return sample(self, prompts, keys, batch_size, **options)
+
+
+def corners(like: Tensor) -> Float[Tensor, "8 3"]:
+    """Fractions of the corners of a cell about its middle."""
+    half = like.new_tensor([-0.5, 0.5])
+    return torch.cartesian_prod(half, half, half)
 
 
 def wrapped(apart: Tensor) -> Tensor:
