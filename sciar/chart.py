@@ -33,12 +33,13 @@ def overlay(
     axes[0].plot(at, given, color="black", linewidth=1)
     axes[0].text(0.99, 0.9, "given", transform=axes[0].transAxes, ha="right", va="top")
     for k, (axis, candidate) in enumerate(zip(axes[1:], candidates, strict=True)):
-        mine = pxrd.simulated(candidate)
-        fit = pxrd.agreement(mine, pattern)
+        fit = pxrd.agreement(candidate, pattern)
+        mine = pxrd.simulated(fit.strained(candidate))
         axis.plot(at, given, color="0.75", linewidth=1)
-        axis.plot(at, pxrd.binned(mine, strain=fit.strain), color="tab:blue", linewidth=1)
+        axis.plot(at, pxrd.binned(mine), color="tab:blue", linewidth=1)
+        largest = float(np.abs(fit.strain).max())
         name = labels[k] if labels is not None else candidate.formula
-        text = f"{name}: cosine {fit.cosine:.3f}, Rwp {fit.rwp:.2f}" + (f", strain {fit.strain:+.1%}" if fit.strain else "")
+        text = f"{name}: cosine {fit.cosine:.3f}, Rwp {fit.rwp:.2f}" + (f", strain up to {largest:.1%}" if largest >= 1e-3 else "")
         axis.text(0.99, 0.9, text, transform=axis.transAxes, ha="right", va="top")
     for axis in axes:
         axis.set_yticks([])

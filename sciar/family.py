@@ -139,7 +139,7 @@ def load_family(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not target.startswith(error.name):
             raise
-        raise ValueError(f"family: expected octree, hybrid, blocks, orbits or an importable module, got {name!r}") from None
+        raise ValueError(f"family: expected octree, hybrid, blocks, orbits, slots or an importable module, got {name!r}") from None
     missing = [n for n in ("Tokens", "TokenizerConfig", "Tokenizer", "ModelConfig", "Model") if not hasattr(module, n)]
     if missing:
         raise ValueError(

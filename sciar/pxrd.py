@@ -16,12 +16,12 @@ from jaxtyping import Float
 
 from sciar.convert import to_pymatgen
 from sciar.errors import InputError
+from sciar.reflections import CU_KA, ROUNDS, WIDTHS, Reflections, tensor
 from sciar.structure import Structure
 
-CU_KA = 1.54184  # Å, mean of Kα1 and Kα2, as pymatgen's "CuKa"
 START, STOP, STEP = 5.0, 90.0, 0.1  # degrees 2θ of the binned profile
 FWHM = 0.4  # degrees 2θ, of a peak that is broadened
-STRAIN = 0.02  # relative change of all lattice lengths that a comparison may absorb
+STRAIN = 0.03  # entries of the strain of a cell that a comparison may absorb
 PROFILE = 300  # points from which a pattern with equal steps is a measured profile
 BACKGROUND = 6.0  # degrees 2θ: what is broader than this is background
 FLOOR = 0.01  # of the highest point, added to the variance in Rwp so that empty parts do not count for everything
@@ -38,12 +38,18 @@ class Agreement:
     Args:
         cosine: of the two binned profiles, 1 = the same.
         rwp: weighted profile R-factor at the best scale, 0 = the same.
-        strain: relative change of the lattice lengths that fits best.
+        strain: η that fits best, in Voigt's order: the cell becomes cell (1 - η)⁻¹.
     """
 
     cosine: float
     rwp: float
-    strain: float
+    strain: Float[np.ndarray, "6"]
+
+    def strained(self, structure: Structure) -> Structure:
+        """The crystal in the cell that fits best, atoms at the same fractions."""
+        assert structure.cell is not None and structure.positions is not None
+        change = np.linalg.inv(np.eye(3) - tensor(self.strain))
+        return structure.replace(cell=structure.cell @ change, positions=structure.positions @ change)
 
 
 def read(path: str | os.PathLike[str], wavelength: float | None = None) -> Pattern:
@@ -191,34 +197,52 @@ def simulated(structure: Structure, stop: float = 120.0) -> Pattern:
     return np.stack([np.asarray(found.x, dtype=float), np.asarray(found.y, dtype=float)], axis=1).reshape(-1, 2)
 
 
-def agreement(mine: Pattern, wanted: Pattern, strain: float = STRAIN) -> Agreement:
-    """Compare a simulated pattern with a wanted one where the latter was measured.
+def agreement(structure: Structure, wanted: Pattern, strain: float = STRAIN) -> Agreement:
+    """Compare a crystal's pattern with a wanted one where the latter was measured, its cell strained as fits best.
 
-    Rwp = √(Σ w (y − s ŷ)² / Σ w y²) with w = 1 / (y + floor) and the best s.
+    A predicted cell is a few per cent off, which moves every peak; so the strain is looked for with broad peaks first, all lengths
+    together, then entry by entry. Rwp = √(Σ w (y − s ŷ)² / Σ w y²) with w = 1 / (y + floor) and the best s.
 
     Args:
-        mine: peaks of a candidate.
+        structure: the candidate.
         wanted: the pattern that was given.
-        strain: largest relative change of lattice lengths that is tried, in steps of 0.1 %; 0 = none.
+        strain: largest entry of the strain; 0 = none.
 
-    Source: Young, The Rietveld Method, 1993, for Rwp.
+    Raises:
+        InputError: no crystal.
+
+    Source: Young, The Rietveld Method, 1993, for Rwp; `sciar.reflections` for the fit.
     """
     low, high = (max(START, wanted[0, 0]), min(STOP, wanted[-1, 0])) if is_profile(wanted) else (START, STOP)
     if high - low < 1.0:  # nothing of it is where patterns are compared
         low, high = START, STOP
-    target = binned(wanted, low, high)
-    steps = round(strain / 1e-3)
-    best = Agreement(0.0, 1.0, 0.0)
-    for k in sorted(range(-steps, steps + 1), key=abs):
-        curve = binned(mine, low, high, strain=k * 1e-3)
-        norm = float(np.linalg.norm(curve) * np.linalg.norm(target))
-        cosine = float(curve @ target) / norm if norm else 0.0
-        if cosine > best.cosine:
-            weight = 1 / (target + FLOOR)
-            scale = float((weight * target * curve).sum() / (weight * curve**2).sum())
-            rwp = float(np.sqrt((weight * (target - scale * curve) ** 2).sum() / (weight * target**2).sum()))
-            best = Agreement(cosine, rwp, k * 1e-3)
-    return best
+    at, mine, target = grid(low, high), Reflections.of(structure), binned(wanted, low, high)
+    found = [np.zeros(6), *([_strain(mine, wanted, at, strain)] if strain and target.any() else [])]
+    curves = [mine.profile(at, FWHM, entries) for entries in found]
+    cosines = [float(curve @ target) / (float(np.linalg.norm(curve) * np.linalg.norm(target)) or 1.0) for curve in curves]
+    best = int(np.argmax(cosines))
+    if cosines[best] <= 0:
+        return Agreement(0.0, 1.0, np.zeros(6))
+    curve, weight = curves[best] / curves[best].max(), 1 / (target + FLOOR)
+    scale = float((weight * target * curve).sum() / (weight * curve**2).sum())
+    rwp = float(np.sqrt((weight * (target - scale * curve) ** 2).sum() / (weight * target**2).sum()))
+    return Agreement(cosines[best], rwp, found[best])
+
+
+def _strain(mine: Reflections, wanted: Pattern, at: Float[np.ndarray, "g"], most: float) -> Float[np.ndarray, "6"]:
+    """The strain of at most so much that fits best."""
+    from scipy.optimize import minimize
+
+    targets = [binned(wanted, at[0], at[-1], fwhm=fwhm) for fwhm in (*WIDTHS, FWHM)]
+    targets = [target / max(float(np.linalg.norm(target)), 1e-300) for target in targets]
+    alike = [np.array([k] * 3 + [0.0] * 3) for k in np.linspace(-most, most, 2 * round(most / 2e-3) + 1)]
+    entries = min(alike, key=lambda strain: mine.misfit(strain, at, targets[0], WIDTHS[0])[0])
+    for target, fwhm in zip(targets, (*WIDTHS, FWHM), strict=True):
+        found = minimize(
+            mine.misfit, entries, (at, target, fwhm), "L-BFGS-B", jac=True, bounds=[(-most, most)] * 6, options={"maxiter": ROUNDS}
+        )
+        entries = found.x
+    return entries
 
 
 def _without_background(pattern: Pattern, sigma: float = 0.0) -> np.ndarray:

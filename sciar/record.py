@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from sciar.validate import Verdict
 
 FORMATS = (".sdf", ".xyz", ".extxyz", ".smi", ".cif", ".json", ".g6", ".edgelist")
-NOTED = ("charge_balanced", "space_group", "pxrd_cosine", "pxrd_rwp", "energy_before_eV", "energy_after_eV", "relaxed")  # of a crystal
+NOTED = (
+    "charge_balanced",
+    "space_group",
+    "pxrd_cosine",
+    "pxrd_rwp",
+    "pxrd_strain",
+    "energy_before_eV",
+    "energy_after_eV",
+    "relaxed",
+)  # of a crystal
 _FIELDS = ("numbers", "positions", "cell", "bonds", "charges", "hydrogens", "tetrahedral", "double_bonds")
 
 

@@ -259,6 +259,28 @@ class Samples(Sequence["Verdict"]):
 
         return self._changed(lambda s: lattice.symmetrized(s, tolerance, conventional))
 
+    def fit_pattern(self, pattern: Any) -> Samples:
+        """Valid crystals in the cell that fits a powder pattern best, atoms at the same fractions; judged again, in the same order.
+
+        How far they fit is in their properties (`pxrd_cosine`, `pxrd_rwp`), as is the largest entry of the strain (`pxrd_strain`).
+
+        Args:
+            pattern: rows (2θ in degrees at Cu Kα, intensity) or a file.
+
+        Raises:
+            InputError: no pattern; see `sciar.pxrd.checked`.
+        """
+        from sciar import pxrd
+
+        rows = pxrd.read(pattern) if isinstance(pattern, (str, Path)) else pxrd.checked(pattern)
+
+        def fitted(structure: Structure) -> Structure:
+            fit = pxrd.agreement(structure, rows)
+            strain = float(np.abs(fit.strain).max())
+            return fit.strained(structure).with_info(pxrd_cosine=fit.cosine, pxrd_rwp=fit.rwp, pxrd_strain=strain)
+
+        return self._changed(fitted)
+
     def relax(self, model: Any = "chgnet", **how: Any) -> Samples:
         """The valid samples moved to a minimum of an interatomic potential and judged again; energies are in their properties.
 

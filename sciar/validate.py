@@ -140,7 +140,7 @@ def _crystal(structure: Structure, prompt: Prompt) -> Verdict:
     counts = Counter(SYMBOLS[z] for z in structure.numbers)
     notes: dict[str, object] = {"charge_balanced": charge_balanced(counts), "space_group": number}
     if isinstance(prompt.pxrd, np.ndarray) and not any(reasons[:3]):
-        fit = pxrd.agreement(pxrd.simulated(structure), prompt.pxrd)
+        fit = pxrd.agreement(structure, prompt.pxrd)
         notes |= {"pxrd_cosine": fit.cosine, "pxrd_rwp": fit.rwp}
     return Verdict(structure.with_info(**notes), crystal, tuple(reason for reason in reasons if reason))
 

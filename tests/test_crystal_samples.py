@@ -82,6 +82,18 @@ def test_rank_by_pattern_energy_and_score() -> None:
         samples([rock_salt()]).rank("pxrd")
 
 
+def test_cells_are_fitted_to_a_pattern() -> None:
+    pattern = pxrd.simulated(rock_salt())
+    found = samples([CLASH, rock_salt(5.5)]).fit_pattern(pattern)
+    assert [r.valid for r in found.records] == [False, True]
+    fitted = found[1].structure
+    assert lattice.parameters(fitted.cell)[0] == pytest.approx(lattice.parameters(rock_salt().cell)[0], abs=2e-3)
+    assert float(fitted.info["pxrd_cosine"]) > 0.999 and float(fitted.info["pxrd_strain"]) == pytest.approx(0.0254, abs=1e-3)
+    assert "pxrd_strain" in found.df.columns and found.rank("pxrd").records[0].draw == 1
+    with pytest.raises(InputError, match="pxrd: expected rows"):
+        found.fit_pattern([[1, 2, 3]][0])
+
+
 def _pixels(png: bytes) -> np.ndarray:
     import io
 

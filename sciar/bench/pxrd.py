@@ -57,7 +57,7 @@ def run_protocol(
         for draw, structure in enumerate(structures):
             if metrics.structure_valid(structure) and structure is not None:
                 noted = structure.info.get("pxrd_cosine") if model is not None else None  # the verdict has compared it already
-                cosines[row, draw] = pxrd.agreement(pxrd.simulated(structure), pattern).cosine if noted is None else float(str(noted))
+                cosines[row, draw] = pxrd.agreement(structure, pattern).cosine if noted is None else float(str(noted))
     label = name_of(model, samples)
     kept = best(cosines)
     raw = metrics.prediction(comparison, np.zeros((len(references), 1), dtype=int))

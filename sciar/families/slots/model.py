@@ -31,7 +31,7 @@ from sciar.family import Model as AbstractModel
 from sciar.nn.composition import Compositions
 from sciar.nn.embedding import Fourier, RadialBasis
 from sciar.nn.head import DiffusionHead
-from sciar.nn.sites import Frame, Sites, denoising_loss
+from sciar.nn.sites import Frame, Sites, denoising_loss, matrix
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
@@ -186,23 +186,17 @@ class Model(AbstractModel):
         if self.config.lattice != "form":
             points = cell if self.config.lattice == "rows" else corners(cell) @ cell
             return points if self._raw else points / (ROW * atoms[:, None, None] ** (1 / 3))
-        with torch.autocast(cell.device.type, enabled=False):
-            lower = torch.linalg.cholesky(cell.float() @ cell.float().mT)
-        a, b, c = lower.diagonal(dim1=1, dim2=2).unbind(-1)
-        size = atoms.log() / 3
-        form = [a.log() - size, b.log() - size, c.log() - size, lower[:, 1, 0] / b, lower[:, 2, 0] / c, lower[:, 2, 1] / c]
-        return ((torch.stack(form, -1) - self.form_mean) / self.form_std).view(-1, 2, 3)
+        size = F.pad((atoms.log() / 3)[:, None].expand(-1, 3), (0, 3))
+        return ((forms(cell) - size - self.form_mean) / self.form_std).view(-1, 2, 3)
 
     def cell_of(self, numbers: Float[Tensor, "b l 3"], atoms: Int[Tensor, "b"]) -> Float[Tensor, "b 3 3"]:
         """The cell of lattice slots; the inverse of `lattice_numbers` up to a rotation."""
         if self.config.lattice != "form":
             points = numbers if self._raw else numbers * (ROW * atoms[:, None, None] ** (1 / 3))
             return points if self.config.lattice == "rows" else corners(points).T @ points / 2  # least squares: the columns are orthogonal
-        form = numbers.flatten(1).double() * self.form_std + self.form_mean
-        a, b, c = (form[:, :3] + atoms[:, None].log() / 3).clamp(-3, 6).exp().unbind(-1)
-        zero = torch.zeros_like(a)
-        rows = [a, zero, zero, form[:, 3] * b, b, zero, form[:, 4] * c, form[:, 5] * c, c]
-        return torch.stack(rows, -1).view(-1, 3, 3).to(numbers.dtype)
+        form = numbers.flatten(1) * self.form_std + self.form_mean
+        lengths = (form[:, :3] + atoms[:, None].log() / 3).clamp(-3, 6)  # what diverges stays a cell
+        return matrix(torch.cat([lengths, form[:, 3:]], 1))
 
     @property
     def _raw(self) -> bool:
@@ -393,20 +387,13 @@ class Model(AbstractModel):
     def _sites_loss(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Errors of atoms and cell together, their noise levels uniform in the logarithm."""
         mask, elements, cell = batch.masks["atoms"], batch["elements"], batch["lattice"].view(-1, 3, 3)
-        form = self.forms(cell)
+        form = forms(cell)
         (low, high), (lowest, most) = (0.02, self.config.refiner_sigma), STRAINS
         draw = torch.rand(2, len(mask), generator=generator, device=mask.device)
         levels = low * (high / low) ** draw[0], lowest * (most / lowest) ** draw[1]
         free, used = 3 * mask.long(), torch.ones_like(form, dtype=torch.bool)
         nothing, x = elements.new_zeros(*elements.shape, 0), batch["fractions"]
         return denoising_loss(self.sites, Frame.of_atoms(mask), x, form, elements, nothing, free, used, levels, generator)
-
-    def forms(self, cell: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 6"]:
-        """`lattice.form_of`."""
-        with torch.autocast(cell.device.type, enabled=False):
-            lower = torch.linalg.cholesky(cell.float() @ cell.float().mT)
-        a, b, c = lower.diagonal(dim1=1, dim2=2).unbind(-1)
-        return torch.stack([a.log(), b.log(), c.log(), lower[:, 1, 0] / b, lower[:, 2, 0] / c, lower[:, 2, 1] / c], -1)
 
     # ---- sampling
 
@@ -415,6 +402,14 @@ class Model(AbstractModel):
         from sciar.families.slots.sample import sample
 
         return sample(self, prompts, keys, batch_size, **options)
+
+
+def forms(cell: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 6"]:
+    """`lattice.form_of`."""
+    with torch.autocast(cell.device.type, enabled=False):
+        lower = torch.linalg.cholesky(cell.float() @ cell.float().mT)
+    a, b, c = lower.diagonal(dim1=1, dim2=2).unbind(-1)
+    return torch.stack([a.log(), b.log(), c.log(), lower[:, 1, 0] / b, lower[:, 2, 0] / c, lower[:, 2, 1] / c], -1)
 
 
 def corners(like: Tensor) -> Float[Tensor, "8 3"]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sciar import precision
 from sciar.errors import InputError
-from sciar.families.slots.model import ELEMENTS, Slots, relation_of
+from sciar.families.slots.model import ELEMENTS, Slots, forms, relation_of
 from sciar.families.slots.options import Options
 from sciar.families.slots.tokens import Tokens, place_of
 from sciar.family import Draw, options_of
@@ -220,7 +220,7 @@ class _Batch:
         options = self.options
         volume = torch.linalg.det(cell.double()).abs() / self.slots.atoms
         fit = volume.isfinite() & (volume > 0.5)
-        form = self.model.forms(torch.where(fit[:, None, None], cell, 3 * torch.eye(3, device=self.device)))
+        form = forms(torch.where(fit[:, None, None], cell, 3 * torch.eye(3, device=self.device)))
         first, nothing = (options.site_sigma, options.strain), self.elements.new_zeros(*self.elements.shape, 0)
         fresh = self.fresh if len(self.fresh) else None
         frame = Frame.of_atoms(self.mask)

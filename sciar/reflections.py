@@ -1,0 +1,122 @@
+"""Reflections of a crystal, its powder profile as a function of a small strain, and the strain that fits a profile best.
+
+The structure factors are kept while the cell is strained, and the peaks move: |q'| with q' = q (1 - η) for a symmetric η. The gradient
+of the misfit has the symmetry of the crystal, so a symmetric cell stays symmetric without being told.
+
+Source: structure factors and Lorentz-polarisation factor as in International Tables C, 6.1 and 6.2 (scattering factors from pymatgen's
+table); fitting a whole profile: Rietveld 1969, J. Appl. Cryst. 2, 65, here with all but the cell fixed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float
+
+from sciar.errors import InputError
+from sciar.lattice import fractional
+from sciar.structure import SYMBOLS, Structure
+
+CU_KA = 1.54184  # Å, mean of Kα1 and Kα2, as pymatgen's "CuKa"
+STOP = 95.0  # degrees 2θ, somewhat beyond where profiles are compared, as peaks move
+WEAKEST = 1e-4  # of the strongest |F|²
+WIDTHS = (1.6, 0.8)  # degrees 2θ: a strain is looked for with broad peaks first, which see further
+ROUNDS = 15  # steps of the minimiser at each width
+AXES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))  # Voigt's order
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reflections:
+    """One of each pair ±q.
+
+    Args:
+        q: in 1/Å, |q| = 1 / d. square: |F|² in electrons².
+    """
+
+    q: Float[np.ndarray, "p 3"]
+    square: Float[np.ndarray, "p"]
+
+    @classmethod
+    def of(cls, structure: Structure) -> Reflections:
+        """All of a crystal up to `STOP` at Cu Kα that are not too weak to be seen.
+
+        Raises:
+            InputError: no crystal, or an element without scattering factors.
+        """
+        if structure.cell is None or structure.positions is None:
+            raise InputError("pxrd: expected a crystal, got a structure without a cell; give it one")
+        x, longest = fractional(structure), 2 / CU_KA * np.sin(np.radians(STOP / 2))
+        most = np.floor(longest * np.linalg.norm(structure.cell, axis=1)).astype(int)
+        index = np.stack(np.meshgrid(*[np.arange(-k, k + 1) for k in most], indexing="ij"), -1).reshape(-1, 3)
+        index = index[len(index) // 2 + 1 :]  # the other half is its mirror image, (0 0 0) in the middle
+        q = index @ np.linalg.inv(structure.cell).T
+        seen = np.linalg.norm(q, axis=1) < longest
+        index, q = index[seen], q[seen]
+        s = (q**2).sum(1) / 4  # (sin θ / λ)²
+        factor = np.zeros(len(q), dtype=complex)
+        for z in np.unique(structure.numbers).tolist():
+            if SYMBOLS[z] not in _scattering():
+                raise InputError(f"pxrd: expected elements with known scattering factors, got {SYMBOLS[z]}; leave the pattern out")
+            a, b = np.array(_scattering()[SYMBOLS[z]]).T
+            atom = z - 41.78214 * s * (a * np.exp(-b * s[:, None])).sum(1)
+            factor += atom * np.exp(2j * np.pi * (index @ x[structure.numbers == z].T)).sum(1)
+        square = np.abs(factor) ** 2
+        strong = square > WEAKEST * square.max(initial=0)
+        return cls(q[strong], square[strong])
+
+    def profile(self, at: Float[np.ndarray, "g"], fwhm: float, strain: Float[np.ndarray, "6"]) -> Float[np.ndarray, "g"]:
+        """Intensity on an even grid of 2θ in degrees, peaks as Gaussians, after a strain η in Voigt's order."""
+        return self._peaks(at, fwhm, strain)[0]
+
+    def misfit(
+        self, strain: Float[np.ndarray, "6"], at: Float[np.ndarray, "g"], wanted: Float[np.ndarray, "g"], fwhm: float
+    ) -> tuple[float, Float[np.ndarray, "6"]]:
+        """Minus the cosine with a profile of length 1, and its gradient; that of the Lorentz-polarisation factor, a hundredth, left out."""
+        curve, place, slope, speed = self._peaks(at, fwhm, strain)
+        norm = float(np.linalg.norm(curve))
+        if not norm:
+            return 0.0, np.zeros(6)
+        cosine = float(curve @ wanted) / norm
+        pull = wanted / norm - cosine * curve / norm**2
+        moved = (slope * pull[place]).sum(1)[:, None] * speed  # of the cosine by each entry of q'
+        by = -(self.q.T @ moved)
+        by = by + by.T
+        return -cosine, -np.array([by[i, j] / (2 if i == j else 1) for i, j in AXES])
+
+    def _peaks(self, at: np.ndarray, fwhm: float, strain: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The profile; places on the grid that each peak reaches, its slope there by 2θ, and ∂2θ/∂q'."""
+        q = self.q - self.q @ tensor(strain)
+        length = np.linalg.norm(q, axis=1)
+        theta = np.arcsin(np.clip(length * CU_KA / 2, 1e-6, 0.999))
+        height = self.square * (1 + np.cos(2 * theta) ** 2) / (np.sin(theta) ** 2 * np.cos(theta))
+        sigma, step, angle = fwhm / 2.3548, at[1] - at[0], 2 * np.degrees(theta)
+        width = int(np.ceil(5 * sigma / step))
+        place = np.round((angle - at[0]) / step).astype(np.int64)[:, None] + np.arange(-width, width + 1)
+        off = at[0] + step * place - angle[:, None]
+        seen = (place >= 0) & (place < len(at))
+        place = np.where(seen, place, 0)
+        peak = height[:, None] * np.exp(-0.5 * (off / sigma) ** 2) * seen
+        curve = np.bincount(place.ravel(), peak.ravel(), len(at))
+        speed = (np.degrees(CU_KA) / (np.cos(theta) * length))[:, None] * q
+        return curve, place, peak * off / sigma**2, speed
+
+
+def tensor(strain: Float[np.ndarray, "6"]) -> Float[np.ndarray, "3 3"]:
+    """The symmetric matrix of six numbers in Voigt's order.
+
+    >>> tensor(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])).tolist()
+    [[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]]
+    """
+    out = np.zeros((3, 3))
+    for value, (i, j) in zip(strain, AXES, strict=True):
+        out[i, j] = out[j, i] = value
+    return out
+
+
+@cache
+def _scattering() -> dict[str, list[list[float]]]:
+    from pymatgen.analysis.diffraction.xrd import ATOMIC_SCATTERING_PARAMS
+
+    return dict(ATOMIC_SCATTERING_PARAMS)
