@@ -52,6 +52,15 @@ class Agreement:
         return structure.replace(cell=structure.cell @ change, positions=structure.positions @ change)
 
 
+def pattern_of(given: object) -> Pattern:
+    """A pattern from rows or from a file.
+
+    Raises:
+        InputError: as `read` and `checked`.
+    """
+    return read(given) if isinstance(given, (str, os.PathLike)) else checked(given)
+
+
 def read(path: str | os.PathLike[str], wavelength: float | None = None) -> Pattern:
     """The pattern of a .xy, .xye, .csv or .txt file: 2θ and intensity in the first two columns, commas or blanks between them.
 

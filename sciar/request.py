@@ -299,7 +299,7 @@ def _fixed(value: Any) -> Structure:
 def _pattern(value: Any) -> np.ndarray:
     from sciar import pxrd
 
-    return pxrd.read(value) if isinstance(value, (str, os.PathLike)) else pxrd.checked(value)
+    return pxrd.pattern_of(value)
 
 
 def _only_allowed(shared: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from sciar import distinct
 from sciar import record as records
 from sciar.errors import InputError
 from sciar.record import Record
@@ -191,19 +192,7 @@ class Samples(Sequence["Verdict"]):
         Args:
             rmsd: for conformers, Å; symmetric heavy-atom RMSD below which two are one.
         """
-        if self.run.task == "crystal":
-            return Samples(_first_crystals(self.records), self.run)
-        same = _sameness(self.run.task, rmsd)
-        groups: dict[Any, list[Record]] = {}
-        kept = []
-        for r in self.records:
-            if not r.valid:
-                continue
-            group = groups.setdefault(_key(r, self.run.task), [])
-            if not any(same(r, other) for other in group):
-                group.append(r)
-                kept.append(r)
-        return Samples(kept, self.run)
+        return Samples(distinct.first_of_each(self.records, self.run.task, rmsd), self.run)
 
     def diverse(self, n: int) -> Samples:
         """The n valid conformers of each row that lie farthest apart, the first drawn among them.
@@ -213,18 +202,7 @@ class Samples(Sequence["Verdict"]):
 
         Distances are symmetric heavy-atom RMSDs; farthest-point selection (Gonzalez 1985).
         """
-        from sciar.metrics import conformer as metrics
-
-        groups: dict[int, list[Record]] = {}
-        for r in self.records:
-            if r.valid:
-                groups.setdefault(r.row, []).append(r)
-        kept = []
-        for group in groups.values():
-            positions = np.stack([np.asarray(r.verdict.structure.positions) for r in group])
-            matrix = metrics.rmsd(positions, positions, metrics.symmetry(group[0].verdict.native, max_maps=64))
-            kept += [group[i] for i in sorted(metrics.diverse(matrix, n).tolist())]
-        return Samples(kept, self.run)
+        return Samples(distinct.farthest(self.records, n), self.run)
 
     def rank(self, by: str | None = None) -> Samples:
         """Each row's samples, valid ones first, the best first.
@@ -272,7 +250,7 @@ class Samples(Sequence["Verdict"]):
         """
         from sciar import pxrd
 
-        rows = pxrd.read(pattern) if isinstance(pattern, (str, Path)) else pxrd.checked(pattern)
+        rows = pxrd.pattern_of(pattern)
 
         def fitted(structure: Structure) -> Structure:
             fit = pxrd.agreement(structure, rows)
@@ -422,7 +400,7 @@ class Samples(Sequence["Verdict"]):
         """A PNG of a powder pattern (rows or file) with those of the first valid crystals under it; written to `path` if given."""
         from sciar import chart, pxrd
 
-        rows = pxrd.read(pattern) if isinstance(pattern, (str, Path)) else pxrd.checked(pattern)
+        rows = pxrd.pattern_of(pattern)
         return chart.overlay(rows, [s for s in self.structures if s is not None][:most], path)
 
     def _text(self, suffix: str, path: str | Path | None) -> str:
@@ -471,59 +449,3 @@ def _misfit(r: Record) -> float:
 def _energy(r: Record) -> float:
     """eV per atom."""
     return float(str(r.verdict.structure.info.get("energy_after_eV", "nan"))) / max(r.verdict.structure.n_atoms, 1)
-
-
-def _first_crystals(samples: Sequence[Record]) -> list[Record]:
-    """Valid crystals that no earlier one matches; only those of one reduced formula and primitive cell size are compared."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    matcher = StructureMatcher()
-    groups: dict[tuple[str, int], list[Any]] = {}
-    kept = []
-    for r in samples:
-        if not r.valid:
-            continue
-        small = r.verdict.native.get_reduced_structure().get_primitive_structure()  # once, and not again for each comparison
-        group = groups.setdefault((small.composition.reduced_formula, len(small)), [])
-        if not any(matcher.fit(small, other, skip_structure_reduction=True) for other in group):
-            group.append(small)
-            kept.append(r)
-    return kept
-
-
-def _key(r: Record, task: str) -> Any:
-    """Samples with different keys are certainly different."""
-    if task == "conformer":
-        return r.row
-    if (name := records.smiles(r)) is not None:
-        return name
-    import networkx as nx
-
-    from sciar import convert
-
-    return nx.weisfeiler_lehman_graph_hash(convert.to_networkx(r.verdict.structure))
-
-
-def _sameness(task: str, rmsd: float) -> Callable[[Record, Record], bool]:
-    if task == "conformer":
-        from rdkit import Chem
-        from rdkit.Chem import rdMolAlign
-
-        heavy: dict[int, Any] = {}
-
-        def without_hydrogens(r: Record) -> Any:
-            if id(r) not in heavy:
-                heavy[id(r)] = Chem.RemoveHs(r.verdict.native)
-            return heavy[id(r)]
-
-        return lambda a, b: rdMolAlign.GetBestRMS(Chem.Mol(without_hydrogens(a)), without_hydrogens(b)) < rmsd
-    import networkx as nx
-
-    from sciar import convert
-
-    def isomorphic(a: Record, b: Record) -> bool:
-        if records.smiles(a) is not None:
-            return True  # equal keys are equal canonical SMILES
-        return bool(nx.is_isomorphic(convert.to_networkx(a.verdict.structure), convert.to_networkx(b.verdict.structure)))
-
-    return isomorphic
