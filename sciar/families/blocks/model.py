@@ -62,7 +62,6 @@ class ModelConfig:
         places: the network is told the free places of every node, which are the largest bond order sum of its type in the training data
             less what is used, and the header how many nodes have 1, 2, 3, 4 or more of them.
         row_bias: the log-odds of bond orders have a part that a row says whatever the other end is, as a hydrogen has single bonds only.
-        header_layers: residual layers of the header before each choice.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
     """
@@ -80,7 +79,6 @@ class ModelConfig:
     reader: bool = False
     places: bool = False
     row_bias: bool = False
-    header_layers: int = 0
     count: bool = False
     unconditional: float = 0.2
 
@@ -160,13 +158,12 @@ class Model(AbstractModel):
         self.summand = nn.Linear(w, w)
         if config.reader:
             self.reader, self.told = nn.Parameter(0.2 * torch.randn(w)), nn.Linear(w + 2 * p, w)
-        self.header = Header(w, limits.max_block + 1, limits.max_degree + 1, self.n_types, config.header_layers)
+        self.header = Header(w, limits.max_block + 1, limits.max_degree + 1, self.n_types)
         self.ends, self.middle = nn.Linear(w, 2 * p), nn.Linear(p, 2 * p)
         self.edge = nn.Linear(2 * p, self.n_orders)
         if config.row_bias:
             self.of_row = nn.Linear(w, self.n_orders, bias=False)
         initialise(self, config.layers)
-        self.header.reset()
         for table in (self.used, self.near, self.apart, self.left, self.sizes, self.degrees, self.virtual):
             nn.init.normal_(table.weight, std=0.2)
         if config.shown:
