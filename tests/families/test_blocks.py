@@ -162,7 +162,6 @@ def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str,
             shown=reader,
             row_bias=reader,
             places=reader,
-            header_layers=2 * reader,
         ),
         tokenizer,
     )
