@@ -33,7 +33,7 @@ def overlay(
     axes[0].plot(at, given, color="black", linewidth=1)
     axes[0].text(0.99, 0.9, "given", transform=axes[0].transAxes, ha="right", va="top")
     for k, (axis, candidate) in enumerate(zip(axes[1:], candidates, strict=True)):
-        fit = pxrd.agreement(candidate, pattern)
+        fit = pxrd.agreement(candidate, pattern, 0.0 if "pxrd_strain" in candidate.info else pxrd.STRAIN)  # fitted already
         mine = pxrd.simulated(fit.strained(candidate))
         axis.plot(at, given, color="0.75", linewidth=1)
         axis.plot(at, pxrd.binned(mine), color="tab:blue", linewidth=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import struct
 import zlib
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ def picture(what: Any, path: str | Path | None = None, size: int = 480) -> bytes
 
 
 def sheet(samples: Sequence[Any], path: str | Path | None = None, size: int = 260, columns: int = 4) -> bytes:
-    """A PNG with many structures in 3D, invalid ones in a red frame; written to `path` if given.
+    """A PNG with many structures, invalid ones in a red frame: in 3D, molecules without positions as formulas; written to `path` if given.
 
     Raises:
         InputError: none has positions.
@@ -70,7 +71,7 @@ def sheet(samples: Sequence[Any], path: str | Path | None = None, size: int = 26
     tiles = []
     for sample in samples:
         try:
-            tile = render(_structure(sample), size)
+            tile = _tile(_structure(sample), size)
         except InputError:  # a draw without atoms is an empty tile, so that the sheet counts every draw
             tile = np.full((size, size, 3), 255, dtype=np.uint8)
         if (valid := getattr(sample, "valid", None)) is not None:
@@ -283,6 +284,23 @@ def _turned(positions: np.ndarray) -> np.ndarray:
     return moved - (moved.max(axis=0) + moved.min(axis=0)) / 2
 
 
+def _tile(structure: Structure, size: int) -> np.ndarray:
+    """RGB pixels of a structure: `render`, or the formula of a molecule without positions.
+
+    Raises:
+        InputError: nothing that can be drawn.
+    """
+    if structure.positions is not None or structure.bonds is None or not structure.n_atoms or not structure.numbers.all():
+        return render(structure, size)
+    from matplotlib.image import imread
+    from rdkit.Chem.Draw import rdMolDraw2D
+
+    from sciar.convert import to_rdkit
+
+    png = _drawn(rdMolDraw2D.MolDraw2DCairo(size, size), to_rdkit(structure))
+    return np.asarray(255 * imread(io.BytesIO(png))[..., :3], dtype=np.uint8)
+
+
 def _plain(structure: Structure) -> bool:
     """Whether it is a graph of vertices without elements or places."""
     return structure.positions is None and structure.bonds is not None and bool(structure.n_atoms) and not structure.numbers.any()
@@ -345,11 +363,15 @@ def _flat(mol: Any) -> Any:
 def _svg(mol: Any, size: int) -> str:
     from rdkit.Chem.Draw import rdMolDraw2D
 
-    drawer: Any = rdMolDraw2D.MolDraw2DSVG(size, size)
+    return str(_drawn(rdMolDraw2D.MolDraw2DSVG(size, size), mol))
+
+
+def _drawn(drawer: Any, mol: Any) -> Any:
+    """What an RDKit drawer makes of a molecule: text, or the bytes of a PNG."""
     drawer.drawOptions().prepareMolsBeforeDrawing = False
     drawer.DrawMolecule(_flat(mol))
     drawer.FinishDrawing()
-    return str(drawer.GetDrawingText())
+    return drawer.GetDrawingText()
 
 
 def _framed(tile: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

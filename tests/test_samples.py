@@ -14,6 +14,7 @@ from rdkit import Chem
 
 import sciar
 from sciar import view
+from sciar.convert import from_smiles
 from sciar.record import pack, unpack
 from sciar.samples import Samples
 from sciar.structure import Structure
@@ -200,6 +201,16 @@ def test_picture_of_a_plain_graph() -> None:
     apart = Structure(np.zeros(6, dtype=np.int64), bonds=np.zeros((0, 3), dtype=np.int64))
     inked = [(imread(io.BytesIO(view.picture(g, size=120)))[..., :3] < 0.9).any(-1).mean() for g in (ring, apart)]
     assert 0.05 < inked[0] < 0.9 and inked[1] > 0
+
+
+def test_pictures_of_molecular_graphs() -> None:
+    """Molecules without positions are drawn as formulas, each its own; what is no molecule stays empty."""
+    texts = ["c1ccccc1O", "CC(=O)[O-]"]
+    from matplotlib.image import imread
+
+    tiles = imread(io.BytesIO(view.sheet([from_smiles(text).replace(positions=None) for text in texts], size=120)))
+    inked = [(tile[..., :3] < 0.9).any(-1) for tile in np.split(tiles, 2, axis=1)]
+    assert all(0.01 < ink.mean() < 0.5 for ink in inked) and not np.array_equal(*inked)
 
 
 def test_picture_is_no_mirror_image() -> None:
