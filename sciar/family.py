@@ -127,6 +127,18 @@ def options_of(kind: type[T], given: Mapping[str, Any]) -> T:
     return kind(**given)
 
 
+def check_choices(config: Any, choices: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a value that a field of a model's configuration cannot have.
+
+    Raises:
+        InputError: another value than those listed for its field.
+    """
+    for name, allowed in choices.items():
+        if getattr(config, name) not in allowed:
+            listed = (" or " if len(allowed) == 2 else ", ").join(allowed)
+            raise InputError(f"ModelConfig.{name}: expected {listed}, got {getattr(config, name)!r}")
+
+
 def load_family(name: str) -> ModuleType:
     """The module of a family: a folder of `sciar.families` or an importable module of your own.
 

@@ -31,7 +31,7 @@ WAVELENGTH = re.compile(r"(?:wave\s*length|lambda|λ)[^0-9\n]{0,24}(\d*\.\d+)", 
 Pattern = Float[np.ndarray, "p 2"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Agreement:
     """How well a simulated pattern fits another.
 
@@ -164,21 +164,16 @@ def grid(start: float = START, stop: float = STOP, step: float = STEP) -> Float[
     return start + step * np.arange(round((stop - start) / step) + 1)
 
 
-def binned(
-    pattern: Pattern, start: float = START, stop: float = STOP, step: float = STEP, fwhm: float = FWHM, strain: float = 0.0
-) -> Float[np.ndarray, "g"]:
+def binned(pattern: Pattern, start: float = START, stop: float = STOP, step: float = STEP, fwhm: float = FWHM) -> Float[np.ndarray, "g"]:
     """The pattern on a grid, highest point 1: peaks become Gaussians, a profile loses its background. The same rows give the same numbers.
 
     Args:
         pattern: rows at Cu Kα.
         start, stop, step: of the grid, degrees 2θ.
         fwhm: of the Gaussians, degrees 2θ.
-        strain: relative change of the lattice lengths before binning.
     """
     at = grid(start, stop, step)
     angle = pattern[:, 0]
-    if strain:
-        angle = 2 * np.degrees(np.arcsin(np.clip(np.sin(np.radians(angle / 2)) / (1 + strain), 0, 1)))
     sigma = fwhm / 2.3548
     if is_profile(pattern):
         curve = np.interp(at, angle, _without_background(pattern, sigma), left=0.0, right=0.0)

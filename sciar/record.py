@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sciar.validate import Verdict
 
 FORMATS = (".sdf", ".xyz", ".extxyz", ".smi", ".cif", ".json", ".g6", ".edgelist")
-NOTED = (
+NOTED = (  # of a crystal
     "charge_balanced",
     "space_group",
     "pxrd_cosine",
@@ -30,7 +30,7 @@ NOTED = (
     "energy_before_eV",
     "energy_after_eV",
     "relaxed",
-)  # of a crystal
+)
 _FIELDS = ("numbers", "positions", "cell", "bonds", "charges", "hydrogens", "tetrahedral", "double_bonds")
 
 

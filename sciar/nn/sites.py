@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sciar.nn.embedding import Fourier, RadialBasis
 
 REACH = 10.0  # Å; the radial basis ends there
+STRAINS = (0.003, 0.2)  # errors of lattice numbers that are learnt to be removed where every atom is free
 LAST = (0.01, 0.003)  # errors of positions (Å) and of lattice numbers at which denoising ends
 
 
@@ -27,6 +28,14 @@ def matrix(form: Float[Tensor, "b 6"]) -> Float[Tensor, "b 3 3"]:
     zero = torch.zeros_like(a)
     rows = [a, zero, zero, form[:, 3] * b, b, zero, form[:, 4] * c, form[:, 5] * c, c]
     return torch.stack(rows, -1).view(-1, 3, 3)
+
+
+def forms(cell: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 6"]:
+    """Six numbers of any cells, see `lattice.form_of`; `matrix` is the inverse up to a rotation."""
+    with torch.autocast(cell.device.type, enabled=False):
+        lower = torch.linalg.cholesky(cell.float() @ cell.float().mT)
+    a, b, c = lower.diagonal(dim1=1, dim2=2).unbind(-1)
+    return torch.stack([a.log(), b.log(), c.log(), lower[:, 1, 0] / b, lower[:, 2, 0] / c, lower[:, 2, 1] / c], -1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -266,6 +275,24 @@ def denoising_loss(
         s, d = strain**2, sites.strain_data**2
         off_cell = ((clean_lattice - lattice).square() * used).sum(1) / used.sum(1)
         return {"sites": of_sites, "cell": (off_cell * (s + d) / (s * d)).mean()}
+
+
+def atoms_loss(
+    sites: Sites,
+    mask: Bool[Tensor, "b n"],
+    x: Float[Tensor, "b n 3"],
+    lattice: Float[Tensor, "b 6"],
+    element: Int[Tensor, "b n"],
+    sigma: float,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """`denoising_loss` of crystals without symmetry, noise levels uniform in the logarithm; `sigma`: the largest of the positions, Å."""
+    (low, high), (lowest, most) = (0.02, sigma), STRAINS
+    draw = torch.rand(2, len(x), generator=generator, device=x.device)
+    levels = low * (high / low) ** draw[0], lowest * (most / lowest) ** draw[1]
+    free, used = 3 * mask.long(), torch.ones_like(lattice, dtype=torch.bool)
+    nothing = element.new_zeros(*element.shape, 0)
+    return denoising_loss(sites, Frame.of_atoms(mask), x, lattice, element, nothing, free, used, levels, generator)
 
 
 def denoised(

@@ -261,7 +261,7 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
 def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, tokenizer: Tokenizer, seed: int) -> None:
     """Every feature of every open row, with some rows of the block shown, some in part, some hidden; and the counts for the header."""
     capacity = [4, 3, 2, 1, 4, 1, 3, 2]
-    model = Model(dataclasses.replace(TINY, partial=0.7, shown=seed > 1), tokenizer, {"capacity": capacity}).eval()
+    model = Model(dataclasses.replace(TINY, partial=0.7, shown=seed > 1, places=True), tokenizer, {"capacity": capacity}).eval()
     record = tokenizer.encode(molecules[seed])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     generator = torch.Generator().manual_seed(seed)

@@ -24,8 +24,9 @@ from sciar.families.octree.constraints import space_of
 from sciar.families.octree.events import events_of
 from sciar.families.octree.heads import log_likelihood
 from sciar.families.octree.model import SHELLS
-from sciar.families.octree.surroundings import columns_of, images, nearest
+from sciar.families.octree.surroundings import columns_of
 from sciar.lattice import cell_of_form, form_of, fractional, niggli
+from sciar.nn.periodic import images, nearest
 from sciar.nn.sites import matrix
 from sciar.prompt import Prompt
 from sciar.structure import Structure

@@ -30,7 +30,7 @@ from sciar.errors import InputError
 from sciar.families.blocks.finished import Clean, walk_features
 from sciar.families.blocks.header import Header
 from sciar.families.blocks.tokens import Tokenizer
-from sciar.family import Draw
+from sciar.family import Draw, check_choices
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier
 from sciar.nn.graph_transformer import GraphTransformer, PairList, Pairs
@@ -83,8 +83,7 @@ class ModelConfig:
     unconditional: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.kernel not in KERNELS:
-            raise InputError(f"ModelConfig.kernel: expected {', '.join(KERNELS)}, got {self.kernel!r}")
+        check_choices(self, {"kernel": KERNELS})
         if self.width % self.heads:
             raise InputError(f"ModelConfig.heads: expected a divisor of width {self.width}, got {self.heads}")
         if self.steps < 1 or self.blocks < 0 or self.walk < 0:
@@ -100,7 +99,7 @@ class Rows:
         degree: residual degree of the block. left, spent: open bonds and bond orders in use of a virtual node. size: nodes of the block.
         codes: state of each pair. apart: blocks between its nodes. used, near: bond orders and neighbours that the
         earlier node of a pair has in the blocks before the later node's. walks: RRWP features of the pair.
-        free: 1 + free places of the earlier node of a pair, 0 where there is none.
+        free: 1 + free places of the earlier node of a pair, 0 where there is none; None where they are not told.
         sees: what each row attends to. time: noise level of each row in [0, 1], 0 where there is none.
     """
 
@@ -115,7 +114,7 @@ class Rows:
     apart: Int[Tensor, "b r c"]
     used: Int[Tensor, "b r c"]
     near: Int[Tensor, "b r c"]
-    free: Int[Tensor, "b r c"]
+    free: Int[Tensor, "b r c"] | None
     sees: Bool[Tensor, "b r c"]
     walks: Float[Tensor, "b r c w"] | None
     time: Float[Tensor, "b r"]
@@ -205,7 +204,7 @@ class Model(AbstractModel):
         """Input states of the pairs."""
         e = self.codes(pairs.pick(rows.codes)) + self.apart(pairs.pick(rows.apart).clamp(max=MOST_APART))
         e = e + self.used(pairs.pick(rows.used).clamp(max=MOST_USED)) + self.near(pairs.pick(rows.near).clamp(max=MOST_USED))
-        if self.config.places:
+        if rows.free is not None:
             e = e + self.free(pairs.pick(rows.free))
         return e if rows.walks is None else e + self.walks(pairs.pick(rows.walks))
 
@@ -439,9 +438,11 @@ class Model(AbstractModel):
                 count[:, n:] += mates @ drawn[..., :n].float()
             count = F.pad(count.long() * strict, (0, v))
             counts.append(count + count.transpose(1, 2))
-        strict = F.pad(strict, (0, v))
-        free = (self.capacity[join(clean.kind, kind)][:, None] - counts[0]).clamp(0, MOST_PLACES) + 1
-        free = torch.where(strict, free, 0) + torch.where(strict, free, 0).transpose(1, 2)
+        free = None
+        if self.config.places:
+            earlier = F.pad(strict, (0, v))
+            left_of = ((self.capacity[join(clean.kind, kind)][:, None] - counts[0]).clamp(0, MOST_PLACES) + 1) * earlier
+            free = left_of + left_of.transpose(1, 2)
         distance = (levels[:, None] - levels[:, :, None]).abs()
         walks = walk_features(clean, levels, self.config.walk) if self.config.walk else None
         return Rows(

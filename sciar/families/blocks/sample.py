@@ -62,7 +62,7 @@ class _Batch:
         self.graphs: list[Growing | None] = [None] * slots
         types = [z for z, _, _ in model.tokenizer.types]
         capacity = model.statistics.get("capacity")
-        self.known = model.capacity.cpu().numpy()
+        self.largest = model.capacity.cpu().numpy()  # bond order sum of each type, as the network is told
         self.masked = bool(options.valence and capacity)
         self.capacity = np.array(capacity if self.masked else [10**6] * len(types))
         self.connected = options.connected and self.absorbing
@@ -291,10 +291,11 @@ class _Batch:
         r, c = max(g.size + (slot in reading) for slot, g in live), max(g.n + (slot in reading) for slot, g in live)
         b = self.slots
         node = {name: np.zeros((b, r), dtype=np.int64) for name in ("kind", "level", "degree", "left", "spent", "size")}
-        pair = {name: np.zeros((b, r, c), dtype=np.int64) for name in ("codes", "apart", "used", "near", "free")}
+        pair = {name: np.zeros((b, r, c), dtype=np.int64) for name in ("codes", "apart", "used", "near")}
         role, sees = np.full((b, r), CLEAN), np.zeros((b, r, c), dtype=bool)
         time, at = np.zeros((b, r), dtype=np.float32), np.full((b, r), self.states.shape[1] - 1)
         walks = np.zeros((b, r, c, 2 * self.model.config.walk), dtype=np.float32) if self.model.config.walk else None
+        free = np.zeros((b, r, c), dtype=np.int64) if self.model.config.places else None
         for slot, g in live:
             s, n, block = g.size, g.n, slice(g.start, g.n)
             edges = g.phase == "edges"
@@ -309,7 +310,8 @@ class _Batch:
             past = g.orders[: g.start, : n if edges and self.model.config.shown else g.start]
             pair["used"][slot, :s, : g.start] = past.sum(1)
             pair["near"][slot, :s, : g.start] = (past > 0).sum(1)
-            pair["free"][slot, :s, : g.start] = self._free(g.kind[: g.start], past.sum(1))
+            if free is not None:
+                free[slot, :s, : g.start] = self._free(g.kind[: g.start], past.sum(1))
             if edges:
                 node["left"][slot, :s], node["size"][slot, :s] = g.left, s
                 node["spent"][slot, :s] = g.orders[block, :n].sum(1)
@@ -323,7 +325,8 @@ class _Batch:
                 pair["apart"][slot, s, :n] = level - g.level[:n]
                 bonds = g.orders[:n, :n]
                 pair["used"][slot, s, :n], pair["near"][slot, s, :n] = bonds.sum(1), (bonds > 0).sum(1)
-                pair["free"][slot, s, :n] = self._free(g.kind[:n], bonds.sum(1))
+                if free is not None:
+                    free[slot, s, :n] = self._free(g.kind[:n], bonds.sum(1))
                 if walks is not None:
                     walks[slot, s, :n, : self.model.config.walk] = _returns(g, n, self.model.config.walk)
         if not self.absorbing:
@@ -334,12 +337,13 @@ class _Batch:
             role=send(role),
             sees=send(sees),
             walks=None if walks is None else send(walks),
+            free=None if free is None else send(free),
             time=send(time),
         ), send(at)
 
     def _free(self, kind: np.ndarray, used: np.ndarray) -> np.ndarray:
         """`Rows.free` of earlier nodes."""
-        return np.asarray(np.clip(self.known[kind] - used, 0, MOST_PLACES) + 1)
+        return np.asarray(np.clip(self.largest[kind] - used, 0, MOST_PLACES) + 1)
 
     def _codes(self, g: Growing) -> np.ndarray:
         """Pair codes of an open block: known bonds, masked or noised pairs."""

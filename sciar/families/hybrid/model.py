@@ -24,7 +24,7 @@ from sciar.batch import Batch
 from sciar.diffusion.gaussian import EDM, Cosine
 from sciar.errors import InputError
 from sciar.families.hybrid.tokens import BOND_TYPES, FEATURE_SIZES, PAD, THEORIES, VOCABULARY, Tokenizer
-from sciar.family import Draw
+from sciar.family import Draw, check_choices
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier, RadialBasis
 from sciar.nn.head import DiffusionHead
@@ -77,9 +77,7 @@ class ModelConfig:
     refiner_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("frame", ("local", "haar")), ("target", ("residual", "absolute")), ("process", ("edm", "cosine"))):
-            if getattr(self, name) not in allowed:
-                raise InputError(f"ModelConfig.{name}: expected {' or '.join(allowed)}, got {getattr(self, name)!r}")
+        check_choices(self, {"frame": ("local", "haar"), "target": ("residual", "absolute"), "process": ("edm", "cosine")})
         if self.width % self.heads:
             raise InputError(f"ModelConfig.heads: expected a divisor of width {self.width}, got {self.heads}")
 

@@ -33,21 +33,21 @@ from sciar.families.octree import cell as cells
 from sciar.families.octree.events import Events
 from sciar.families.octree.heads import N_BYTES, Classes, LeafHead, log_likelihood
 from sciar.families.octree.pose import posed
-from sciar.families.octree.surroundings import Children, Surroundings, columns_of, frontier, nearest
+from sciar.families.octree.surroundings import Children, Surroundings, columns_of, frontier
 from sciar.families.octree.tokens import Tokenizer
-from sciar.family import Draw
+from sciar.family import Draw, check_choices
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier, RadialBasis
+from sciar.nn.periodic import nearest
 from sciar.nn.refiner import Refiner
 from sciar.nn.rotary import Turning, angles, axis_waves, periodic_waves, published_waves, sphere_waves
-from sciar.nn.sites import Frame, Sites, denoising_loss
+from sciar.nn.sites import Sites, atoms_loss
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
 MASK, CLOSE, FIRST_ELEMENT = 0, 256, 257  # ids of contents; 1 … 255 are occupancy bytes
 LEFT = 64  # open nodes that are told apart
 FREQUENCIES = 16
-STRAINS = (0.003, 0.2)  # errors of lattice numbers that the refiner of crystals learns to remove
 PAIR, SHELLS = 32, 4  # features of a displacement, and shells around the query whose directions are told apart
 
 
@@ -121,9 +121,7 @@ class ModelConfig:
             "waves": ("published", "axes", "sphere", "periodic", "none"),
             "place": ("bins", "diffusion", "refined"),
         }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"ModelConfig.{name}: expected {', '.join(allowed)}, got {getattr(self, name)!r}")
+        check_choices(self, choices)
         if self.around and self.deletion:
             raise InputError(
                 "ModelConfig.around: expected False with deletion above 0, got True: deleted nodes have no place; set one of the two"
@@ -472,27 +470,12 @@ class Model(AbstractModel):
         """Mean squared error of the refined coordinates in units of the disturbance."""
         x, mask, element = batch["positions"].float(), batch.masks["atoms"], batch["element"]
         if self.periodic:
-            return torch.stack(list(self._sites_loss(x, mask, element, batch["lattice"][:, 0], generator).values())).sum()
+            parts = atoms_loss(self.sites, mask, x, batch["lattice"][:, 0], element, self.config.refiner_sigma, generator)
+            return parts["sites"] + parts["cell"]
         sigma = (torch.randn(len(x), generator=generator, device=x.device) * 1.1 - 1.3).exp().clamp(0.01, self.config.refiner_sigma)
         noise = torch.randn(x.shape, generator=generator, device=x.device) * mask[..., None]
         error = self.refine(x + sigma[:, None, None] * noise, sigma, element, mask) - x
         return ((error / sigma[:, None, None]).square().mean(-1) * mask).sum() / mask.sum()
-
-    def _sites_loss(
-        self,
-        x: Float[Tensor, "b n 3"],
-        mask: Bool[Tensor, "b n"],
-        element: Int[Tensor, "b n"],
-        lattice: Float[Tensor, "b 6"],
-        generator: torch.Generator | None,
-    ) -> dict[str, Tensor]:
-        """Errors of atoms and cell of crystals, their noise levels uniform in the logarithm."""
-        (low, high), (lowest, most) = (0.02, self.config.refiner_sigma), STRAINS
-        draw = torch.rand(2, len(x), generator=generator, device=x.device)
-        levels = low * (high / low) ** draw[0], lowest * (most / lowest) ** draw[1]
-        free, used = 3 * mask.long(), torch.ones_like(lattice, dtype=torch.bool)
-        nothing = element.new_zeros(*element.shape, 0)
-        return denoising_loss(self.sites, Frame.of_atoms(mask), x, lattice, element, nothing, free, used, levels, generator)
 
     def closing(self, h: Float[Tensor, "b t d"], events: Events) -> Float[Tensor, "b d"]:
         """State of the closing event, which has read the whole structure."""

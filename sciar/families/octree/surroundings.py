@@ -15,8 +15,6 @@ nothing is seen too early, and as nothing in the sums is learnt, no gradient vis
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from sciar.families.octree.events import Events
 from sciar.families.octree.tree import POPCOUNT, Grid
 from sciar.nn.embedding import RadialBasis
+from sciar.nn.periodic import images
 
 GAUSSIANS, REACH = 16, 5.0  # of a distance, Å
 WIDTH = 48  # of what is known of one child
@@ -42,26 +41,6 @@ def columns_of(numbers: Int[np.ndarray, "e"]) -> Int[np.ndarray, "e"]:
     every = [Element.from_Z(int(z)) for z in numbers]
     columns = [0 if e.is_lanthanoid else 19 if e.is_actinoid else e.group for e in every]
     return np.unique(columns, return_inverse=True)[1]
-
-
-def images(x: Float[Tensor, "*s 3"], cell: Float[Tensor, "*#s 3 3"]) -> Iterator[Float[Tensor, "*s 3"]]:
-    """The eight images, Å, around the origin of a difference of fractions; of a reduced cell the nearest one is among them."""
-    near = x - x.round()
-    far = near - torch.where(near < 0, -1.0, 1.0)
-    for bits in range(8):
-        some = torch.tensor([bool(bits >> axis & 1) for axis in range(3)], device=x.device)
-        yield (torch.where(some, far, near)[..., None, :] @ cell).squeeze(-2)
-
-
-def nearest(x: Float[Tensor, "*s 3"], cell: Float[Tensor, "*#s 3 3"] | None) -> Float[Tensor, "*s 3"]:
-    """A difference of positions, Å; in a crystal, whose positions are fractions, of the nearest image."""
-    if cell is None:
-        return x
-    best, least = x, torch.full(x.shape[:-1], torch.inf, device=x.device)
-    for image in images(x, cell):
-        square = image.square().sum(-1)
-        best, least = torch.where((square < least)[..., None], image, best), torch.minimum(square, least)
-    return best
 
 
 class Surroundings(nn.Module):

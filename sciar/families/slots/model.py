@@ -26,12 +26,13 @@ from sciar.batch import Batch
 from sciar.diffusion.gaussian import EDM, Cosine
 from sciar.errors import InputError
 from sciar.families.slots.tokens import Tokenizer
-from sciar.family import Draw
+from sciar.family import Draw, check_choices
 from sciar.family import Model as AbstractModel
 from sciar.nn.composition import Compositions
 from sciar.nn.embedding import Fourier, RadialBasis
 from sciar.nn.head import DiffusionHead
-from sciar.nn.sites import Frame, Sites, denoising_loss, matrix
+from sciar.nn.periodic import nearest, wrapped
+from sciar.nn.sites import Sites, atoms_loss, forms, matrix
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
@@ -39,7 +40,6 @@ ELEMENTS = 119
 HARMONICS = 3
 SPREAD = 12**-0.5  # of a uniform number in [-1/2, 1/2)
 ROW = 2.0  # Å, a lattice vector's entry in a cell of one atom
-STRAINS = (0.003, 0.2)  # errors of lattice numbers that the denoiser learns to remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,7 @@ class ModelConfig:
             "head": ("trunk", "mlp"),
             "process": ("edm", "cosine"),
         }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise InputError(f"ModelConfig.{name}: expected {', '.join(allowed)}, got {getattr(self, name)!r}")
+        check_choices(self, choices)
         if self.head == "mlp" and self.blocks != "slots":
             raise InputError(f"ModelConfig.head: expected trunk for blocks={self.blocks!r}, got mlp; a small head draws one slot at a time")
         if self.width % self.heads:
@@ -278,7 +276,7 @@ class Model(AbstractModel):
             with torch.autocast(x.device.type, enabled=False):
                 apart = x[:, :, None] - others[:, None]
                 phase = 2 * np.pi * apart[..., None] * torch.arange(1, HARMONICS + 1, device=x.device)
-                vector = shortest(apart, cell)
+                vector = nearest(apart, cell[:, None, None])
                 distance = (vector.square().sum(-1) + 1e-6).sqrt()
                 waves = torch.cat([phase.sin(), phase.cos()], -1).flatten(-2)
                 features = torch.cat([waves, vector / (distance + 0.3)[..., None], self.radial.rounded(distance, x.dtype)], -1)
@@ -323,7 +321,8 @@ class Model(AbstractModel):
             parts |= self._slots_loss(batch, self.word(counts, group, wanted), generator)
             total.append(c.slots_weight * (parts["lattice"] + parts["positions"]))
         if c.refiner_layers and c.refiner_weight:
-            parts |= self._sites_loss(batch, generator)
+            x, cell = batch["fractions"], batch["lattice"].view(-1, 3, 3)
+            parts |= atoms_loss(self.sites, mask, x, forms(cell), elements, c.refiner_sigma, generator)
             total.append(c.refiner_weight * (parts["sites"] + parts["cell"]))
         return {"loss": torch.stack(total).sum(), **parts}
 
@@ -384,17 +383,6 @@ class Model(AbstractModel):
         clean = ~others_open[:, None] & (earlier | (same & ~is_open[:, :, None]))
         return clean | (same & is_open[:, :, None] & others_open[:, None])
 
-    def _sites_loss(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """Errors of atoms and cell together, their noise levels uniform in the logarithm."""
-        mask, elements, cell = batch.masks["atoms"], batch["elements"], batch["lattice"].view(-1, 3, 3)
-        form = forms(cell)
-        (low, high), (lowest, most) = (0.02, self.config.refiner_sigma), STRAINS
-        draw = torch.rand(2, len(mask), generator=generator, device=mask.device)
-        levels = low * (high / low) ** draw[0], lowest * (most / lowest) ** draw[1]
-        free, used = 3 * mask.long(), torch.ones_like(form, dtype=torch.bool)
-        nothing, x = elements.new_zeros(*elements.shape, 0), batch["fractions"]
-        return denoising_loss(self.sites, Frame.of_atoms(mask), x, form, elements, nothing, free, used, levels, generator)
-
     # ---- sampling
 
     def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
@@ -404,33 +392,10 @@ class Model(AbstractModel):
         return sample(self, prompts, keys, batch_size, **options)
 
 
-def forms(cell: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 6"]:
-    """`lattice.form_of`."""
-    with torch.autocast(cell.device.type, enabled=False):
-        lower = torch.linalg.cholesky(cell.float() @ cell.float().mT)
-    a, b, c = lower.diagonal(dim1=1, dim2=2).unbind(-1)
-    return torch.stack([a.log(), b.log(), c.log(), lower[:, 1, 0] / b, lower[:, 2, 0] / c, lower[:, 2, 1] / c], -1)
-
-
 def corners(like: Tensor) -> Float[Tensor, "8 3"]:
     """Fractions of the corners of a cell about its middle."""
     half = like.new_tensor([-0.5, 0.5])
     return torch.cartesian_prod(half, half, half)
-
-
-def wrapped(apart: Tensor) -> Tensor:
-    """Differences of fractions by the shortest way, in [-1/2, 1/2)."""
-    return (apart + 0.5) % 1.0 - 0.5
-
-
-def shortest(apart: Float[Tensor, "b q k 3"], cell: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b q k 3"]:
-    """Vectors to the nearest images in Å, of 27; enough for Niggli cells."""
-    reach = torch.arange(-1, 2, device=apart.device, dtype=apart.dtype)
-    images = torch.cartesian_prod(reach, reach, reach) @ cell
-    vector = wrapped(apart) @ cell[:, None]
-    squares = vector.square().sum(-1, keepdim=True) + 2 * vector @ images.mT[:, None] + images.square().sum(-1)[:, None, None]
-    nearest = squares.argmin(-1)
-    return vector + images.gather(1, nearest.flatten(1)[..., None].expand(-1, -1, 3)).view_as(vector)
 
 
 def shuffled(x: Float[Tensor, "b n 3"], element: Int[Tensor, "b n"], scores: Float[Tensor, "b n"]) -> Float[Tensor, "b n 3"]:

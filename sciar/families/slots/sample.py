@@ -15,12 +15,12 @@ from torch import Tensor
 
 from sciar import precision
 from sciar.errors import InputError
-from sciar.families.slots.model import ELEMENTS, Slots, forms, relation_of
+from sciar.families.slots.model import ELEMENTS, Slots, relation_of
 from sciar.families.slots.options import Options
 from sciar.families.slots.tokens import Tokens, place_of
 from sciar.family import Draw, options_of
 from sciar.nn.composition import Space, space_of
-from sciar.nn.sites import Frame, denoised, matrix
+from sciar.nn.sites import Frame, denoised, forms, matrix
 from sciar.prompt import Prompt
 from sciar.structure import SYMBOLS
 
@@ -49,8 +49,8 @@ def sample(
         streams = [np.random.default_rng([*keys[i], 6]) for i in part]
         group = torch.tensor([prompts[i].space_group or 0 for i in part], device=device)
         with torch.inference_mode(), precision.autocast(chosen.precision, device):
-            drawn, calls = _Batch(model, [spaces[id(prompts[i])] for i in part], group, streams, chosen).run()
-        for i, tokens in zip(part, drawn, strict=True):
+            drawn = _Batch(model, [spaces[id(prompts[i])] for i in part], group, streams, chosen).run()
+        for i, (tokens, calls) in zip(part, drawn, strict=True):
             yield Draw(i, tokens, float("nan"), calls)
 
 
@@ -103,12 +103,11 @@ class _Batch:
         self.kept = [[torch.zeros(shape, device=self.device) for _ in range(2)] for _ in range(c.layers)]
         self.block = torch.cat([torch.zeros(b, 1, dtype=torch.long, device=self.device), self.slots.block], 1)  # of the kept tokens
         self.there = torch.cat([torch.ones(b, 1, dtype=torch.bool, device=self.device), self.slots.real], 1)
-        self.calls = 0
         word = model.word(counts, group, wanted)
         self._keep(word, torch.zeros(b, 1, dtype=torch.long, device=self.device), None)
 
-    def run(self) -> tuple[list[Tokens], int]:
-        """Every block in turn, then the joint denoiser."""
+    def run(self) -> list[tuple[Tokens, int]]:
+        """Every block in turn, then the joint denoiser; tokens of each draw and its network evaluations."""
         blocks = int((self.slots.block * self.slots.real).max())
         for number in range(1, blocks + 1):
             self._draw(number)
@@ -126,7 +125,10 @@ class _Batch:
         for row, there, fractions, vectors in zip(self.elements.cpu().numpy(), self.mask.cpu().numpy(), *columns, strict=True):
             nothing = np.full((1, len(self.model.tokenizer.config.properties)), np.nan)
             made.append(Tokens(row[there], fractions[there], vectors.reshape(1, 9), group, nothing))
-        return made, self.calls
+        # the word, every block, every block but the last as it is kept, the joint denoiser
+        own = (self.slots.block * self.slots.real).amax(1)
+        each = self.options.steps + (self.model.config.head == "mlp")
+        return list(zip(made, (own * (each + 1) + self.options.refine).tolist(), strict=True))
 
     def _of(self, number: int) -> tuple[Int[Tensor, "b q"], Slots]:
         """Which slots belong to a block, those of it first, and what is known of them."""
@@ -160,7 +162,6 @@ class _Batch:
             return keep
 
         self.model.states(h, pair, bias, [cache(k) for k in range(len(self.kept))])  # type: ignore[misc]
-        self.calls += 1
 
     @property
     def _last_of_cell(self) -> Int[Tensor, "b 1"]:
@@ -195,7 +196,6 @@ class _Batch:
                     torch.cat([kept.to(new.dtype), new], 2) for kept, new in zip(self.kept[layer], (key, value), strict=True)
                 )
 
-            self.calls += 1
             caches = [cache(k) for k in range(len(self.kept))]
             return model.states(h, torch.cat([before, inside], 2), torch.cat([bias, more], 3), caches)  # type: ignore[arg-type]
 
@@ -208,7 +208,6 @@ class _Batch:
         else:
             z = states(torch.zeros_like(noise), model.embedded(part, None, None))
             x = model.head.sample(z, noise, options.steps, temperature=options.temperature)
-            self.calls += options.steps
             x = torch.where(sites[..., None], model.fractions_of(x), x)
         x = torch.where(sites[..., None], x % 1.0, x)
         index = torch.where(part.real, at, self.numbers.shape[1])[..., None].expand_as(x)
@@ -225,7 +224,6 @@ class _Batch:
         fresh = self.fresh if len(self.fresh) else None
         frame = Frame.of_atoms(self.mask)
         moved, form = denoised(self.model.sites, frame, x, form, self.elements, nothing, first, options.refine, fresh, options.churn)
-        self.calls += options.refine
         return torch.where(fit[:, None, None], moved, x), torch.where(fit[:, None, None], matrix(form), cell)
 
 
