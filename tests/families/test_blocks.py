@@ -23,9 +23,9 @@ from sciar.families.blocks.finished import Clean, walk_features
 from sciar.families.blocks.fragment import Piece, pieces
 from sciar.families.blocks.growing import begun
 from sciar.families.blocks.joined import joinable
-from sciar.families.blocks.model import READER
 from sciar.families.blocks.options import Options
 from sciar.families.blocks.sample import NOWHERE, _Batch
+from sciar.families.blocks.task import READER, task_of
 from sciar.families.blocks.tokens import computed, implied, node_type
 from sciar.metrics import graph as graph_metrics
 from sciar.prompt import Prompt
@@ -162,6 +162,7 @@ def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str,
             shown=reader,
             row_bias=reader,
             places=reader,
+            room=reader,
         ),
         tokenizer,
     )
@@ -190,7 +191,7 @@ def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokeni
 
     def run(tokens: Tokens) -> tuple[torch.Tensor, ...]:
         generator = torch.Generator().manual_seed(5)
-        task = model._task(Clean.of(collate(Tokens, [tokens])), lambda *s: torch.rand(s, generator=generator))
+        task = task_of(model, Clean.of(collate(Tokens, [tokens])), lambda *s: torch.rand(s, generator=generator))
         x, logits, read = model.answers(task.rows, None)
         n, v = len(tokens.kind), task.truth.shape[1]
         level, role = task.rows.level[0], task.rows.role[0]
@@ -213,7 +214,7 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
             torch.nn.init.normal_(zero.weight, std=0.1)
     record = tokenizer.encode(molecules[0])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
-    task = model._task(clean, lambda *s: torch.full(s, 0.999) if len(s) < 3 or kernel == "absorbing" else torch.full(s, 0.5))
+    task = task_of(model, clean, lambda *s: torch.full(s, 0.999) if len(s) < 3 or kernel == "absorbing" else torch.full(s, 0.5))
     x, logits, read = model.answers(task.rows, None)
     n = len(record.kind)
     logits = logits[0, n:]
@@ -265,7 +266,7 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
     record = tokenizer.encode(molecules[seed])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     generator = torch.Generator().manual_seed(seed)
-    rows = model._task(clean, lambda *s: torch.rand(s, generator=generator)).rows
+    rows = task_of(model, clean, lambda *s: torch.rand(s, generator=generator)).rows
     n, told = len(record.kind), 0
     before = clean.block[:, None] < torch.arange(int(clean.block.max()) + 1)[:, None]
     trained = model.alike_of(clean.kind[:, None], before.float() @ clean.orders.float(), before)
@@ -295,6 +296,46 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
         graph.orders[mine[0] : end, :end], graph.orders[:end, mine[0] : end] = orders[mine, :end], orders[:end, mine]
         graph.start = graph.n
     assert told
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(4))
+def test_the_sampler_tells_the_header_what_training_told_it(molecules: list, tokenizer: Tokenizer, seed: int) -> None:
+    """Drawn with every choice as in a record, sizes, degrees and types cost what they cost in training."""
+    chosen = dataclasses.replace(TINY, reader=True, shown=True, count=True, places=True, room=True)
+    model = Model(chosen, tokenizer, {"capacity": [4, 3, 2, 1, 6, 4, 1, 1]}).eval()
+    for zero in (model.told, model.alike, model.all_room, model.rest):
+        torch.nn.init.normal_(zero.weight, std=0.3)
+    record = tokenizer.encode(molecules[seed])
+    clean = Clean.of(collate(Tokens, [record], multiple=1))
+    task = task_of(model, clean, lambda *s: torch.rand(s, generator=torch.Generator().manual_seed(seed)))
+    x, _, read = model.answers(task.rows, None)
+    trained = sum(float(v) for v in model._header_loss(clean, x[:, : len(record.kind)], read, None).values())
+    graph = begun(model, 0, Prompt(), (0, 0))
+    graph.most = len(record.kind)
+    batch = _Batch(model, [graph], [Prompt()], 1, Options(connected=False))
+    batch._fill()
+    wanted, orders, spent = [], clean.orders[0].numpy(), 0.0
+    for b in range(int(record.block.max()) + 1):
+        mine = np.flatnonzero(record.block == b)
+        wanted += [len(mine), int(record.degree[mine[0]]), *record.kind[mine].tolist()]
+    wanted.append(0)
+
+    def choose(logits: torch.Tensor, due: list, skip: list | None = None) -> torch.Tensor:
+        nonlocal spent
+        spent -= float(logits.log_softmax(-1)[0, wanted[0]])
+        return torch.tensor([wanted.pop(0)])
+
+    def reveal(g: object, logits: np.ndarray) -> None:
+        block = slice(graph.start, graph.n)
+        graph.orders[block, : graph.n], graph.orders[: graph.n, block] = orders[block, : graph.n], orders[: graph.n, block]
+        graph.shown[:] = True
+
+    batch._chosen, batch._reveal = choose, reveal  # type: ignore[method-assign]
+    batch._impossible = lambda due, needs: torch.zeros(1, tokenizer.config.max_block + 1, dtype=torch.bool)  # type: ignore[method-assign]
+    while graph.phase != "done":
+        batch._advance()
+    assert not wanted and abs(spent - trained) < 1e-3 and trained > 10
 
 
 def test_walk_features_are_those_of_the_graph_of_their_time() -> None:

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from sciar.batch import Batch
 from sciar.diffusion import categorical, subset
 from sciar.errors import InputError
-from sciar.families.blocks.finished import Clean, walk_features
+from sciar.families.blocks.finished import Clean
 from sciar.families.blocks.header import Header
+from sciar.families.blocks.task import MOST_PLACES, NOISED, READER, VIRTUAL, Rows, Task, task_of
 from sciar.families.blocks.tokens import Tokenizer
 from sciar.family import Draw, check_choices
 from sciar.family import Model as AbstractModel
@@ -38,11 +39,10 @@ from sciar.nn.transformer import initialise
 from sciar.prompt import Prompt
 
 KERNELS = ("absorbing", "marginal", "uniform", "block")
-MASKED, SELF, NOISED = 4, 5, 6  # pair codes: 0 no bond · 1–3 bond order · masked · itself · 6–9 noised class 0–3
-N_CODES = 10
-CLEAN, VIRTUAL, READER = 0, 1, 2
+N_CODES = 10  # of pairs, see `task`
 MOST_USED, MOST_APART, MOST_LEFT = 8, 16, 16  # clipped counts: bond orders in use, blocks between two nodes, open bonds
-MOST_PLACES, MOST_ALIKE = 4, 20  # clipped counts: free places of a node, nodes with equally many
+MOST_ALIKE = 20  # clipped count of nodes with equally many free places
+MOST_ROOM, MOST_COMING = 24, 8  # clipped counts: free places of all nodes, nodes of a block whose types are still to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class ModelConfig:
             which sees the finished graph as it is at that moment (open valences, degrees).
         places: the network is told the free places of every node, which are the largest bond order sum of its type in the training data
             less what is used, and the header how many nodes have 1, 2, 3, 4 or more of them.
+        room: besides, the types of a block are drawn knowing all free places, and what the types drawn so far leave of them, for how
+            many nodes; needs `places`.
         row_bias: the log-odds of bond orders have a part that a row says whatever the other end is, as a hydrogen has single bonds only.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
@@ -78,6 +80,7 @@ class ModelConfig:
     shown: bool = False
     reader: bool = False
     places: bool = False
+    room: bool = False
     row_bias: bool = False
     count: bool = False
     unconditional: float = 0.2
@@ -86,38 +89,10 @@ class ModelConfig:
         check_choices(self, {"kernel": KERNELS})
         if self.width % self.heads:
             raise InputError(f"ModelConfig.heads: expected a divisor of width {self.width}, got {self.heads}")
+        if self.room and not self.places:
+            raise InputError("ModelConfig.room: expected model.places=true with it; set both")
         if self.steps < 1 or self.blocks < 0 or self.walk < 0:
             raise InputError(f"ModelConfig: expected steps ≥ 1, blocks ≥ 0, walk ≥ 0, got {self.steps}, {self.blocks}, {self.walk}")
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What the trunk is told of r nodes, against c columns (the rows themselves, or also what is finished).
-
-    Args:
-        kind: node type. level: block. role: CLEAN, VIRTUAL (not yet finished) or READER (of the header of block `level`).
-        degree: residual degree of the block. left, spent: open bonds and bond orders in use of a virtual node. size: nodes of the block.
-        codes: state of each pair. apart: blocks between its nodes. used, near: bond orders and neighbours that the
-        earlier node of a pair has in the blocks before the later node's. walks: RRWP features of the pair.
-        free: 1 + free places of the earlier node of a pair, 0 where there is none; None where they are not told.
-        sees: what each row attends to. time: noise level of each row in [0, 1], 0 where there is none.
-    """
-
-    kind: Int[Tensor, "b r"]
-    level: Int[Tensor, "b r"]
-    role: Int[Tensor, "b r"]
-    degree: Int[Tensor, "b r"]
-    left: Int[Tensor, "b r"]
-    spent: Int[Tensor, "b r"]
-    size: Int[Tensor, "b r"]
-    codes: Int[Tensor, "b r c"]
-    apart: Int[Tensor, "b r c"]
-    used: Int[Tensor, "b r c"]
-    near: Int[Tensor, "b r c"]
-    free: Int[Tensor, "b r c"] | None
-    sees: Bool[Tensor, "b r c"]
-    walks: Float[Tensor, "b r c w"] | None
-    time: Float[Tensor, "b r"]
 
 
 class Model(AbstractModel):
@@ -151,6 +126,8 @@ class Model(AbstractModel):
         if config.places:
             self.spare, self.free = nn.Embedding(MOST_PLACES + 2, w), nn.Embedding(MOST_PLACES + 2, p)
             self.alike = nn.Embedding(MOST_PLACES * (MOST_ALIKE + 1), w)
+        if config.room:
+            self.all_room, self.rest = (nn.Embedding((MOST_ROOM + 1) * (MOST_COMING + 1), w) for _ in range(2))
         if config.count:
             self.to_come = nn.Embedding(limits.max_atoms + 1, w)
         self.trunk = GraphTransformer(w, p, config.heads, config.layers)
@@ -169,6 +146,9 @@ class Model(AbstractModel):
             nn.init.zeros_(self.spent.weight)
         if config.places:
             for table in (self.spare, self.free, self.alike):
+                nn.init.zeros_(table.weight)
+        if config.room:
+            for table in (self.all_room, self.rest):
                 nn.init.zeros_(table.weight)
         if config.reader:  # nothing read at first, so that weights without a reader go on from where they are
             nn.init.zeros_(self.told.weight)
@@ -249,7 +229,7 @@ class Model(AbstractModel):
         condition = self.conditioned(batch["properties"].flatten(1))
         if condition is not None:
             condition = condition * (draw(len(batch), 1) >= self.config.unconditional)
-        task = self._task(clean, draw)
+        task = task_of(self, clean, draw)
         x, logits, read = self.answers(task.rows, condition)
         n, v = clean.kind.shape[1], task.truth.shape[1]
         blocks = clean.sizes.gt(0).sum().clamp(min=1)
@@ -298,6 +278,9 @@ class Model(AbstractModel):
         so_far = mates.to(x.dtype) @ self.header.type_table(clean.kind).to(x.dtype)
         first = ~mates.any(-1)
         last = torch.where(first, self.n_types, clean.kind.roll(1, 1))
+        if self.config.room and alike is not None:
+            taken = (mates * self.capacity[clean.kind][:, None]).sum(-1)
+            so_far = so_far + self.room_of(node(alike), taken, sizes.gather(1, place) - mates.sum(-1))
         logits = self.header.kind(node(summary), sizes.gather(1, place), clean.block_degree.gather(1, place), so_far, last)
         kind = F.cross_entropy(logits.flatten(0, 1), clean.kind.flatten(), reduction="none").view_as(clean.mask)
         ruled = sizes.gt(0) if self.tokenizer.config.hops else torch.zeros_like(asked)
@@ -312,6 +295,14 @@ class Model(AbstractModel):
         free = (self.capacity[kind] - used.long()).clamp(0, MOST_PLACES) * finished
         return (free[..., None] == torch.arange(1, MOST_PLACES + 1, device=free.device)).sum(-2)
 
+    def room_of(self, alike: Int[Tensor, "*b k"], taken: Int[Tensor, "*b"], coming: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
+        """State of the free places, of which the types of a block so far can take `taken`, and of how many types are to come."""
+        free = (alike * torch.arange(1, MOST_PLACES + 1, device=alike.device)).sum(-1)
+        rest = free - taken + MOST_ROOM // 3  # the types may be able to take more than there is
+        coming = coming.clamp(0, MOST_COMING)
+        all_room, rest = (n.clamp(0, MOST_ROOM) * (MOST_COMING + 1) + coming for n in (free, rest))
+        return self.all_room(all_room) + self.rest(rest)
+
     def summary(self, total: Tensor, condition: Tensor | None, to_come: Tensor, alike: Tensor | None) -> Tensor:
         """Input of the header from what was summed up and read (b l d or b d), the number of nodes to come (b l or b) and `alike_of`."""
         if self.config.count:
@@ -322,146 +313,6 @@ class Model(AbstractModel):
         if condition is None:
             return total
         return total + (condition[:, None] if total.ndim == 3 else condition)
-
-    def _task(self, clean: Clean, draw: Any) -> Task:
-        """The clean graph, and virtual copies of some random blocks with part of their bonds shown."""
-        b, n = clean.kind.shape
-        levels = clean.sizes.shape[1]
-        score = draw(b, levels).masked_fill(clean.sizes == 0, 2.0)
-        wanted = self.config.blocks or levels
-        picked = (score.argsort(1).argsort(1) < wanted) & clean.sizes.gt(0)
-        place = clean.block.clamp(min=0)
-        virtual = picked.gather(1, place) & clean.mask
-        v = max(1, int(virtual.sum(1).max()))
-        index = (~virtual).long().argsort(dim=1, stable=True)[:, :v]
-        real = virtual.gather(1, index)
-        take = lambda t: t.gather(1, index)  # noqa: E731
-        level, kind = take(clean.block).masked_fill(~real, -2), take(clean.kind)
-        size, degree = take(clean.sizes.gather(1, place)), take(clean.degree)
-        # bonds of the virtual nodes: to earlier clean nodes, and to their mates
-        orders = clean.orders.gather(1, index[..., None].expand(-1, -1, n))
-        earlier = (clean.block[:, None] < level[:, :, None]) & clean.mask[:, None] & real[..., None]
-        inner = orders.gather(2, index[:, None].expand(-1, v, -1))
-        mates = (level[:, :, None] == level[:, None]) & real[..., None] & real[:, None]
-        mates = mates & ~torch.eye(v, dtype=torch.bool, device=mates.device)
-        truth = torch.cat([orders * earlier, inner * mates], 2)
-        candidate = torch.cat([earlier, mates], 2)
-        time = torch.zeros(b, v, device=truth.device)
-        if self.config.kernel == "absorbing":
-            mask, weight = self._hidden(candidate, truth, mates, real, size, draw)
-            codes = torch.where(mask, MASKED, truth)
-        else:
-            # one noise level per block, given to all its nodes
-            level_time = (1 + (draw(b, levels) * self.config.steps).floor()) / self.config.steps
-            time = level_time.gather(1, level.clamp(min=0))
-            law = self.noise_law(degree[..., None].float(), candidate.sum(-1, keepdim=True)).expand(*truth.shape, -1)
-            alpha = categorical.cosine(time)[..., None].expand(truth.shape)
-            mixed = categorical.noised(truth, alpha, law, draw(*truth.shape, 2))
-            square = mixed[:, :, n:]
-            upper = torch.ones(v, v, dtype=torch.bool, device=square.device).triu()
-            mixed = torch.cat([mixed[:, :, :n], torch.where(upper, square, square.transpose(1, 2))], 2)
-            mask, weight = candidate, torch.where(candidate, 1.0, 0.0)
-            weight = torch.cat([weight[:, :, :n], weight[:, :, n:] * upper], 2)
-            codes = NOISED + mixed
-        codes = torch.where(candidate, codes, 0)
-        shown = torch.where(candidate & ~mask, truth > 0, False).sum(-1)
-        left, role = degree - shown, torch.full_like(kind, VIRTUAL)
-        if self.config.reader:
-            extra = torch.arange(levels + 1, device=kind.device).expand(b, -1)
-            asked = extra <= clean.sizes.gt(0).sum(1, keepdim=True)
-            role = torch.cat([role, torch.full_like(extra, READER)], 1)
-            level, real = torch.cat([level, extra.masked_fill(~asked, -2)], 1), torch.cat([real, asked], 1)
-            kind, degree, left, size, time = (F.pad(t, (0, levels + 1)) for t in (kind, degree, left, size, time))
-            codes = F.pad(codes, (0, levels + 1, 0, levels + 1))
-        return Task(self._rows(clean, kind, level, role, real, degree, left, size, codes, time), truth, mask, weight, picked.sum())
-
-    def _hidden(
-        self, candidate: Tensor, truth: Tensor, mates: Tensor, real: Tensor, size: Tensor, draw: Any
-    ) -> tuple[Bool[Tensor, "b v c"], Float[Tensor, "b v"]]:
-        """Which pairs are masked, and the weight of each masked row (size / masked rows of its block, 0 if it is shown)."""
-        b, v = real.shape
-        n = candidate.shape[2] - v
-        score = draw(b, v)
-        rank = (mates & (score[:, None] < score[:, :, None])).sum(-1)
-        # any_order asks for one number per block: that of its first node
-        uniform = draw(b, v)
-        same = mates | torch.eye(v, dtype=torch.bool, device=mates.device)
-        uniform = uniform.gather(1, same.long().argmax(-1))
-        masked, weight = categorical.any_order(size, uniform)
-        hidden = (rank < masked) & real
-        mask = candidate & hidden[..., None]
-        mask = torch.cat([mask[:, :, :n], mask[:, :, n:] & hidden[:, None]], 2)
-        # some rows show part of their bonds, as when neighbours are drawn one at a time
-        open_ = mask & (truth > 0)
-        left = open_.sum(-1)
-        tell = (draw(b, v) < self.config.partial) & (left > 1)
-        shown = (draw(b, v) * (left - 1)).floor() + 1
-        place = draw(*mask.shape).masked_fill(~open_, 2.0).argsort(-1).argsort(-1)
-        told = open_ & (place < shown[..., None]) & tell[..., None]
-        inner = told[:, :, n:] | told[:, :, n:].transpose(1, 2)
-        return mask & ~torch.cat([told[:, :, :n], inner], 2), weight * hidden
-
-    def _rows(
-        self,
-        clean: Clean,
-        kind: Tensor,
-        level: Tensor,
-        role: Tensor,
-        real: Tensor,
-        degree: Tensor,
-        left: Tensor,
-        size: Tensor,
-        codes: Tensor,
-        time: Tensor,
-    ) -> Rows:
-        """Clean nodes followed by virtual ones and readers, everything against everything."""
-        b, n = clean.kind.shape
-        v = kind.shape[1]
-        join = lambda a, c: torch.cat([a, c], 1)  # noqa: E731
-        levels = join(clean.block.masked_fill(~clean.mask, -1), level)
-        roles = join(torch.full_like(clean.kind, CLEAN), role)
-        valid = join(clean.mask, real)
-        eye = torch.eye(n + v, dtype=torch.bool, device=kind.device)
-        below = levels[:, None] < levels[:, :, None]
-        same = (levels[:, None] == levels[:, :, None]) & (roles[:, None] == roles[:, :, None])
-        sees = ((below & (roles == CLEAN)[:, None]) | same) & valid[:, None] & valid[:, :, None] | eye
-        left_columns = torch.cat([torch.where(eye[:n, :n], SELF, clean.orders), codes[:, :, :n]], 1)
-        square = torch.where(eye[n:, n:], SELF, codes[:, :, n:])
-        right_columns = torch.cat([codes[:, :, :n].transpose(1, 2), square], 1)
-        strict = (clean.block[:, None] < levels[:, :, None]) & clean.mask[:, None]
-        known = torch.where(codes <= self.n_orders, codes, 0)
-        mates = same[:, n:, n:].float()
-        counts = []
-        for table, drawn in ((clean.orders, known), (clean.orders.clamp(max=1), known.clamp(max=1))):
-            count = strict.float() @ table.float()
-            if self.config.shown:
-                count[:, n:] += mates @ drawn[..., :n].float()
-            count = F.pad(count.long() * strict, (0, v))
-            counts.append(count + count.transpose(1, 2))
-        free = None
-        if self.config.places:
-            earlier = F.pad(strict, (0, v))
-            left_of = ((self.capacity[join(clean.kind, kind)][:, None] - counts[0]).clamp(0, MOST_PLACES) + 1) * earlier
-            free = left_of + left_of.transpose(1, 2)
-        distance = (levels[:, None] - levels[:, :, None]).abs()
-        walks = walk_features(clean, levels, self.config.walk) if self.config.walk else None
-        return Rows(
-            kind=join(clean.kind, kind),
-            level=levels,
-            role=roles,
-            degree=join(clean.degree, degree),
-            left=join(torch.zeros_like(clean.degree), left),
-            spent=join(torch.zeros_like(clean.degree), known.sum(-1)),
-            size=join(torch.zeros_like(clean.degree), size),
-            codes=torch.cat([left_columns, right_columns], 2),
-            apart=distance,
-            used=counts[0],
-            near=counts[1],
-            free=free,
-            sees=sees,
-            walks=walks,
-            time=join(torch.zeros(b, n, device=time.device), time),
-        )
 
     def _edge_loss(self, task: Task, logits: Float[Tensor, "b v c o"]) -> Tensor:
         truth, mask = task.truth, task.mask
@@ -491,20 +342,3 @@ class Model(AbstractModel):
         from sciar.families.blocks.sample import sample
 
         return sample(self, prompts, keys, batch_size, **options)
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One training step: input rows (n clean, v virtual, readers) and what is to be found.
-
-    Args:
-        rows: for the trunk.
-        truth: bond orders of the virtual rows to clean and virtual ones (v, n + v). mask: pairs to be found. weight: of each row or pair.
-        n_chosen: virtual blocks in the batch.
-    """
-
-    rows: Rows
-    truth: Int[Tensor, "b v c"]
-    mask: Bool[Tensor, "b v c"]
-    weight: Tensor
-    n_chosen: Tensor

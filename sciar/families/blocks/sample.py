@@ -19,8 +19,8 @@ from sciar.errors import InputError
 from sciar.families.blocks.finished import powers
 from sciar.families.blocks.growing import Growing, begun
 from sciar.families.blocks.joined import joinable
-from sciar.families.blocks.model import CLEAN, MASKED, MOST_PLACES, NOISED, READER, SELF, VIRTUAL, Rows
 from sciar.families.blocks.options import Options
+from sciar.families.blocks.task import CLEAN, MASKED, MOST_PLACES, NOISED, READER, SELF, VIRTUAL, Rows
 from sciar.family import Draw, options_of
 from sciar.nn.graph_transformer import Memory, NewPairs
 from sciar.prompt import Prompt
@@ -174,14 +174,17 @@ class _Batch:
         degrees = self._chosen(degree_logits, due, skip) if ruled else torch.zeros_like(sizes)
         so_far = torch.zeros_like(summary)
         last = torch.full((b,), self.model.n_types, device=self.device)
-        kinds = []
+        taken, kinds = torch.zeros_like(repeat(last)), []
         needs = needs[np.arange(b), degrees.cpu().numpy()]
         small = self.capacity < np.where(end.cpu().numpy(), 0, needs)[:, None]
         forbidden = torch.from_numpy(~np.stack([g.allowed for _, g in due]) | small).to(self.device)
         for k in range(int(sizes.max())):
-            logits = self._guided(head.kind(summary, repeat(sizes), repeat(degrees), so_far, repeat(last)))
+            before = so_far
+            if self.model.config.room and alike is not None:
+                before = before + self.model.room_of(alike, taken, repeat(sizes) - k)
+            logits = self._guided(head.kind(summary, repeat(sizes), repeat(degrees), before, repeat(last)))
             last = self._chosen(logits.masked_fill(forbidden, -torch.inf), due, (sizes <= k).tolist())
-            so_far = so_far + repeat(head.type_table(last))
+            so_far, taken = so_far + repeat(head.type_table(last)), taken + repeat(self.model.capacity[last])
             kinds.append(last)
         table = torch.stack(kinds, 1).cpu().numpy()
         for (_, g), size, degree, kind in zip(due, sizes.tolist(), degrees.tolist(), table, strict=True):
