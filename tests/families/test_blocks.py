@@ -22,9 +22,9 @@ from sciar.families.blocks import Model, ModelConfig, Tokenizer, TokenizerConfig
 from sciar.families.blocks.finished import Clean, walk_features
 from sciar.families.blocks.fragment import Piece, pieces
 from sciar.families.blocks.growing import begun
-from sciar.families.blocks.joined import joinable
+from sciar.families.blocks.joined import NOWHERE, joinable
 from sciar.families.blocks.options import Options
-from sciar.families.blocks.sample import NOWHERE, _Batch
+from sciar.families.blocks.sample import _Batch
 from sciar.families.blocks.task import READER, task_of
 from sciar.families.blocks.tokens import computed, implied, node_type
 from sciar.metrics import graph as graph_metrics
@@ -502,16 +502,16 @@ def test_a_headers_demand_can_be_met(model: Model) -> None:
     """Three nodes at most: none may be left alone at the end, and there is no end in pieces."""
     graph = begun(model, 0, Prompt(n_atoms=(1, 3)), (0, 0))
     batch = _Batch(model, [graph], [Prompt()], 1, Options())
-    first = batch._needs(graph) < NOWHERE
+    first = batch.joints.needs(graph) < NOWHERE
     assert first[1, 0] and first[2, 0] and first[2, 1] and first[3, 2] and not first[3, :2].any()
     graph.begin(np.array([0]), 0)
     graph.start, graph.room[0] = 1, 1  # one node with one open place
-    after = batch._needs(graph) < NOWHERE
+    after = batch.joints.needs(graph) < NOWHERE
     assert after[1, 0] and after[1, 1] and after[2, 2] and not after[2, :2].any()
     graph.begin(np.array([0]), 0)
     graph.start, graph.room[1] = 2, 1  # and another one beside it: the third joins them
-    both = batch._needs(graph) < NOWHERE
-    assert both[1, 2] and not both[1, :2].any() and batch._impossible([(0, graph)], batch._needs(graph)[None])[0, 0]
+    both = batch.joints.needs(graph) < NOWHERE
+    assert both[1, 2] and not both[1, :2].any() and batch._impossible([(0, graph)], batch.joints.needs(graph)[None])[0, 0]
 
 
 def test_degrees_are_exact(model: Model) -> None:

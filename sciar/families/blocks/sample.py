@@ -18,7 +18,7 @@ from sciar.diffusion import categorical, subset
 from sciar.errors import InputError
 from sciar.families.blocks.finished import powers
 from sciar.families.blocks.growing import Growing, begun
-from sciar.families.blocks.joined import joinable
+from sciar.families.blocks.joined import NOWHERE, Joints
 from sciar.families.blocks.options import Options
 from sciar.families.blocks.task import CLEAN, MASKED, MOST_PLACES, NOISED, READER, SELF, VIRTUAL, Rows
 from sciar.family import Draw, options_of
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sciar.families.blocks.model import Model
 
 TIE = 1e-3  # nats; rows of equal nodes differ by rounding only, which must not decide
-NOWHERE = 10**9  # more bonds than any node can have
 
 
 def sample(
@@ -66,6 +65,7 @@ class _Batch:
         self.masked = bool(options.valence and capacity)
         self.capacity = np.array(capacity if self.masked else [10**6] * len(types))
         self.connected = options.connected and self.absorbing
+        self.joints = Joints(self.capacity, model.tokenizer.config, self.connected)
         if options.within and not self.absorbing:
             raise InputError(f"within: expected weights of the absorbing kernel, got {model.config.kernel}; use others or leave it out")
 
@@ -157,7 +157,7 @@ class _Batch:
         alike = torch.cat([self._alike([g for _, g in due])] * self.ways) if self.model.config.places else None
         known = self.total[index] + self.reading[index]
         summary = self.model.summary(known, None if condition is None else condition[index], to_come, alike)
-        needs = np.stack([self._needs(g) for _, g in due])
+        needs = np.stack([self.joints.needs(g) for _, g in due])
         sizes = self._chosen(self._guided(head.size(summary)).masked_fill(self._impossible(due, needs), -torch.inf), due)
         end = sizes == 0
         for (_, g), done in zip(due, end.tolist(), strict=True):
@@ -219,70 +219,6 @@ class _Batch:
             pieces = len(np.unique(g.piece[: g.n])) if self.connected else 1
             row[0] = not row[1:].all() and (g.n < max(g.few, 1) or pieces > 1 or (g.starred and bool((g.room > 0).any())))
         return torch.from_numpy(table).to(self.device)
-
-    # ---- connectivity
-
-    def _places(self, g: Growing) -> np.ndarray:
-        """Bonds that each finished node may still get."""
-        free = self.capacity[g.kind[: g.start]] - g.orders[: g.start, : g.n].sum(1)
-        return np.maximum(np.where(g.room[: g.start] >= 0, np.minimum(free, g.room[: g.start]), free), 0)
-
-    def _needs(self, g: Growing) -> np.ndarray:
-        """Bonds that the nodes of a next block must be able to have, for each size and degree (s d); NOWHERE: it cannot be joined."""
-        config = self.model.tokenizer.config
-        sizes, degrees = np.arange(config.max_block + 1), np.arange(config.max_degree + 1)
-        if not self.connected:
-            return np.zeros((len(sizes), len(degrees)), dtype=np.int64)
-        old = np.bincount(np.unique(g.piece[: g.n], return_inverse=True)[1], self._places(g)).astype(np.int64)
-        k, best = len(old), int(self.capacity[g.allowed].max())
-        shape = (len(sizes), len(degrees), k + len(sizes) - 1)
-        fresh = np.arange(shape[2]) >= k
-        real = np.broadcast_to(np.arange(shape[2]) < k + sizes[:, None, None], shape)
-        places = np.broadcast_to(np.pad(old, (0, shape[2] - k)), shape)
-        new = np.broadcast_to(fresh * degrees[:, None], shape)
-        rest = np.broadcast_to(g.most - g.n - sizes[:, None], shape[:2])
-        full, loose = (joinable(places, new, np.broadcast_to(fresh * t, shape), real, rest, min(config.max_degree, best)) for t in (0, 1))
-        needs = np.where(full, degrees, np.where(loose, degrees + 1, NOWHERE))
-        needs[needs > best] = NOWHERE
-        needs[0] = 0
-        return needs
-
-    def _joining(self, g: Growing, row: int, possible: np.ndarray) -> np.ndarray:
-        """Which of the possible bonds (n o) of a row leave a graph that can become one piece."""
-        names, piece = np.unique(g.piece[: g.n], return_inverse=True)
-        (n, n_orders), k, me = possible.shape, len(names), g.start + row
-        if k == 1 or not self.connected or not possible.any():
-            return possible
-        block, left = np.arange(n) >= g.start, np.where(g.shown, 0, g.left)
-        free = self.capacity[g.kind[g.start : n]] - g.orders[g.start : n, :n].sum(1) - left
-        count = lambda place, values: np.bincount(place, values, k).astype(np.int64)  # noqa: E731
-        start = (count(piece[: g.start], self._places(g)), count(piece[g.start :], left), count(piece[g.start :], free))
-        # bonds of one order to the open or the finished part of one piece are alike
-        column, order = possible.nonzero()
-        _, first, alike = np.unique((piece[column] * 2 + block[column]) * n_orders + order, return_index=True, return_inverse=True)
-        target, fresh, order = piece[column[first]], block[column[first]], order[first]
-        rows = np.arange(len(first))
-        old, new, spare = (np.tile(a, (len(first), 1)) for a in start)
-        # what the bond takes: `order` + 1 places of a finished node, of a node of the block one open bond and `order` spare ones
-        old[rows, target] -= np.where(fresh, 0, order + 1)
-        new[rows, target] -= fresh
-        spare[rows, target] -= np.where(fresh, order, 0)
-        new[:, piece[me]] -= 1
-        spare[:, piece[me]] -= order
-        real = np.ones((len(first), k), dtype=bool)
-        other = rows[target != piece[me]]
-        for table in (old, new, spare):
-            table[other, piece[me]] += table[other, target[other]]
-        real[other, target[other]] = False
-        config = self.model.tokenizer.config
-        most = min(config.max_degree, int(self.capacity[g.allowed].max()))
-        for strict in (True, False):
-            joined = joinable(old, new, spare, real, np.full(len(first), g.most - n), most, strict)
-            if joined.any():
-                break
-        found = np.zeros_like(possible)
-        found[possible] = joined[alike]
-        return found
 
     # ---- edges
 
@@ -388,7 +324,7 @@ class _Batch:
         law[(o > free[:, None]) | (o > free[me])] = subset.NEVER
         if self.options.within == "forest":
             law[g.piece[: g.n] == g.piece[me]] = subset.NEVER
-        law[~self._joining(g, row, law > subset.NEVER / 2)] = subset.NEVER
+        law[~self.joints.joining(g, row, law > subset.NEVER / 2)] = subset.NEVER
         return law
 
     def _draw_row(self, g: Growing, row: int, logits: np.ndarray, entropy: float, known: np.ndarray | None) -> None:
