@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from sciar.convert import to_pymatgen
 from sciar.errors import InputError
@@ -26,6 +26,7 @@ PROFILE = 300  # points from which a pattern with equal steps is a measured prof
 BACKGROUND = 6.0  # degrees 2θ: what is broader than this is background
 FLOOR = 0.01  # of the highest point, added to the variance in Rwp so that empty parts do not count for everything
 COMMENT = "#!;'\"/*%"
+LEVELS, UNKNOWN = 254, 255  # highest level of a profile that a network reads, and what stands where nothing was measured
 WAVELENGTH = re.compile(r"(?:wave\s*length|lambda|λ)[^0-9\n]{0,24}(\d*\.\d+)", re.IGNORECASE)
 
 Pattern = Float[np.ndarray, "p 2"]
@@ -185,6 +186,26 @@ def binned(pattern: Pattern, start: float = START, stop: float = STOP, step: flo
         curve = np.bincount(place[seen], height[seen], len(at))
     highest = curve.max() if len(curve) else 0.0
     return curve / highest if highest > 0 else np.zeros_like(at)
+
+
+def levels(given: Structure | Pattern, points: int) -> UInt8[np.ndarray, "g"]:
+    """A profile as a network reads it: √(height / highest) from 0 to `LEVELS` at `points` angles, `UNKNOWN` where it was not measured.
+
+    Args:
+        given: a crystal, all of whose profile is known, or a pattern: a list of peaks is known up to its last one.
+        points: of the grid from `START` to `STOP`.
+
+    Raises:
+        InputError: no crystal, or an element without scattering factors.
+    """
+    at = np.linspace(START, STOP, points)
+    if isinstance(given, Structure):
+        curve, first, last = Reflections.of(given).profile(at, FWHM, np.zeros(6)), START, STOP
+    else:
+        curve = binned(given, START, STOP, (STOP - START) / (points - 1))
+        first, last = (given[0, 0] if is_profile(given) else START), given[-1, 0] + FWHM
+    height = np.round(LEVELS * np.sqrt(np.clip(curve, 0, None) / max(float(curve.max()), 1e-300)))
+    return np.where((at >= first) & (at <= last), height, UNKNOWN).astype(np.uint8)
 
 
 def simulated(structure: Structure, stop: float = 120.0) -> Pattern:

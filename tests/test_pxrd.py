@@ -147,3 +147,21 @@ def test_binned_peaks_are_a_sum_of_gaussians() -> None:
     peaks = np.array([[10.0, 3.0], [31.234, 100.0], [31.5, 20.0], [79.98, 5.0], [pxrd.START - 0.05, 40.0], [pxrd.STOP + 3, 7.0]])
     whole = (peaks[:, 1] * np.exp(-0.5 * ((pxrd.grid()[:, None] - peaks[:, 0]) * 2.3548 / pxrd.FWHM) ** 2)).sum(axis=1)
     assert np.allclose(pxrd.binned(peaks), whole / whole.max(), atol=1e-5)
+
+
+def test_levels_of_a_crystal_are_those_of_its_pattern() -> None:
+    for crystal in datasets.samples("mp20")[:8]:
+        own, given = (pxrd.levels(x, 426).astype(int) for x in (crystal, pxrd.simulated(crystal)))
+        assert own.max() == pxrd.LEVELS and np.abs(own - given).max() <= 3
+
+
+def test_levels_are_unknown_where_nothing_was_measured() -> None:
+    at = np.linspace(5, 90, 426)
+    angles = np.arange(20.0, 60.0, 0.02)
+    curve = pxrd.levels(np.stack([angles, 1 + 50 * np.exp(-(((angles - 31) / 0.2) ** 2))], 1), 426)
+    known = curve != pxrd.UNKNOWN
+    assert np.array_equal(known, (at >= 20) & (at <= angles[-1] + pxrd.FWHM)) and at[known][curve[known].argmax()] == pytest.approx(
+        31, abs=0.2
+    )
+    peaks = pxrd.levels(np.array([[15.0, 40.0], [42.0, 100.0]]), 426)  # a list ends with its last peak
+    assert np.array_equal(peaks == pxrd.UNKNOWN, at > 42.4) and peaks[at < 12].max() == 0

@@ -18,6 +18,7 @@ from sciar.families.orbits.constraints import fits, wish_of
 from sciar.families.orbits.tokens import Tokenizer, TokenizerConfig, Tokens
 from sciar.families.orbits.wyckoff import FREE, LETTERS, cell_of, group, lattice_of, orbits_of, structure_of
 from sciar.prompt import Prompt
+from sciar.pxrd import simulated
 from sciar.structure import Structure
 from sciar.testing import check_model, check_saved
 
@@ -38,6 +39,10 @@ U = 0.305
 RUTILE = crystal(
     np.diag([4.6, 4.6, 2.96]),
     {22: [[0, 0, 0], [0.5, 0.5, 0.5]], 8: [[U, U, 0], [1 - U, 1 - U, 0], [0.5 + U, 0.5 - U, 0.5], [0.5 - U, 0.5 + U, 0.5]]},
+)
+ANATASE = crystal(
+    np.array([[-1.892, 1.892, 4.757], [1.892, -1.892, 4.757], [1.892, 1.892, -4.757]]),
+    {22: [[0, 0, 0], [0.75, 0.25, 0.5]], 8: [[0.208, 0.208, 0], [0.792, 0.792, 0], [0.958, 0.458, 0.5], [0.542, 0.042, 0.5]]},
 )
 WURTZITE = crystal(
     np.array([[3.25, 0, 0], [-1.625, 1.625 * 3**0.5, 0], [0, 0, 5.2]]),
@@ -163,6 +168,7 @@ def test_decode_is_total(number: int, letters: list[int], value: float, broken: 
         owner=np.zeros(n, dtype=int),
         letters=np.array(letters),
         free=np.zeros((n, 3)),
+        profile=np.zeros(0, dtype=np.uint8),
     )
     structure = Tokenizer(TokenizerConfig()).decode(tokens)
     assert structure.n_atoms or "failure" in structure.info
@@ -229,6 +235,8 @@ def test_wishes_that_cannot_be_kept() -> None:
     ):
         with pytest.raises(InputError, match=word):
             ask(**given_)
+    with pytest.raises(InputError, match="16 to 4096"):
+        TokenizerConfig(profile=7)
 
 
 # --- model ---
@@ -281,9 +289,8 @@ def test_the_cached_score_is_that_of_the_whole_sequence(small: orbits.Model) -> 
         number, counts = int(tokens.group[0]), tokens.counts.tolist()
         with torch.no_grad():
             words = small.words(batch)
-            states = small._packed_states(
-                small.embedded(words, small.begin(batch["properties"][:, 0]), small.catalogue.vectors()), words.real
-            )
+            begin, (told, _) = small.begin(batch["properties"][:, 0]), small.told(batch["profile"][:, :0])
+            states = small._packed_states(small.embedded(words, begin, told, small.catalogue.vectors()), words.real)
             candidates = small.catalogue.vectors()[small.catalogue.of_group(batch["group"][:, 0])]
             groups = small.to_group(states[0, 3])  # begin, two pairs, end
             positions = small.position_logits(states[:, 4:-1], candidates)[0]
@@ -401,6 +408,45 @@ def test_it_learns_real_crystals() -> None:
     assert after["lattice"] < 0.9 * before["lattice"] and after["sites"] < 0.93 * before["sites"] and after["cell"] < before["cell"]
     drawn = list(model.eval().sample([Prompt(crystal=True)] * 4, [(0, i) for i in range(4)]))
     assert all(tokenizer.decode(d.tokens).n_atoms for d in drawn)
+
+
+def test_it_reads_a_powder_profile() -> None:
+    """Two crystals of one composition: the profile says which of the two, and how large; without one both are drawn."""
+    tokenizer = Tokenizer(TokenizerConfig(profile=171))
+    records = [tokenizer.encode(s) for s in (RUTILE, ANATASE)]
+    assert [int(r.group[0]) for r in records] == [136, 141] and [len(r.profile) for r in records] == [171, 171]
+    torch.manual_seed(0)
+    model = orbits.Model(dataclasses.replace(SMALL, sites_weight=0.0, dropout=0.0), tokenizer)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    batch = collate(Tokens, records * 8)
+    for step in range(60):
+        optimizer.zero_grad()
+        model.train().loss(batch, torch.Generator().manual_seed(step))["loss"].backward()
+        optimizer.step()
+    model.eval()
+    ask = lambda crystal: Prompt(  # noqa: E731
+        crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2, pxrd=None if crystal is None else simulated(crystal)
+    )
+    prompts = [*[ask(RUTILE)] * 8, *[ask(ANATASE)] * 8, *[ask(None)] * 16]
+    drawn = {d.index: int(d.tokens.group[0]) for d in model.sample(prompts, [(0, i) for i in range(32)], batch_size=20, temperature=1.0)}
+    groups = [drawn[i] for i in range(32)]
+    assert groups[:8].count(136) >= 7 and groups[8:16].count(141) >= 7 and groups[16:].count(136) > 2 < groups[16:].count(141)
+
+
+def test_a_profile_changes_only_the_draws_that_ask_for_it() -> None:
+    tokenizer = Tokenizer(TokenizerConfig(profile=171))
+    torch.manual_seed(0)
+    model = orbits.Model(SMALL, tokenizer).eval()
+    torch.nn.init.normal_(model.profile.out.weight, std=0.2)
+    free, asking = (Prompt(crystal=True, composition={"Ti": 1, "O": 2}, pxrd=p) for p in (None, simulated(RUTILE)))
+    keys = [(0, i) for i in range(6)]
+
+    def run(prompts: list[Prompt]) -> list[tuple[float, ...]]:
+        return [(d.score, *d.tokens.lattice[0]) for d in sorted(model.sample(prompts, keys), key=lambda d: d.index)]
+
+    alone, mixed, guided = run([free] * 6), run([free, asking] * 3), run([asking] * 6)
+    assert np.allclose(alone[::2], mixed[::2], atol=2e-3) and np.allclose(guided[1::2], mixed[1::2], atol=2e-3)
+    assert not np.allclose(alone[1::2], mixed[1::2], atol=2e-2)
 
 
 def test_no_row_draws_nothing(small: orbits.Model) -> None:

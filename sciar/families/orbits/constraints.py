@@ -7,6 +7,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
+from sciar import pxrd
 from sciar.errors import InputError
 from sciar.families.orbits.tokens import TokenizerConfig
 from sciar.families.orbits.wyckoff import group
@@ -24,6 +25,7 @@ class Wish:
         compositions: those it may be, () = drawn too.
         elements: atomic numbers allowed. atoms: fewest and most in the cell. groups: space groups allowed.
         properties: wanted values in the order of the tokenizer's, nan = not asked for.
+        profile: levels of the wanted powder profile, () = not asked for.
     """
 
     compositions: tuple[Composition, ...]
@@ -31,6 +33,7 @@ class Wish:
     atoms: tuple[int, int]
     groups: frozenset[int]
     properties: tuple[float, ...]
+    profile: tuple[int, ...] = ()
 
 
 def wish_of(prompt: Prompt, config: TokenizerConfig, known: frozenset[int]) -> Wish:
@@ -52,10 +55,12 @@ def wish_of(prompt: Prompt, config: TokenizerConfig, known: frozenset[int]) -> W
     if not elements & known:
         raise InputError("elements: expected some that the model has seen, got none; `sciar models` says which they are")
     properties = tuple(float(prompt.properties.get(name, np.nan)) for name in config.properties)
+    read = config.profile and prompt.pxrd is not None
+    profile = tuple(pxrd.levels(pxrd.pattern_of(prompt.pxrd), config.profile).tolist()) if read else ()
     if prompt.composition is None:
         if not any(fits(g, (n,)) for g in groups for n in range(few, most + 1)):
             raise InputError(f"spacegroup: expected one with orbits of {few} to {most} atoms, got {prompt.space_group}; widen n_atoms=")
-        return Wish((), elements & known, (few, most), groups, properties)
+        return Wish((), elements & known, (few, most), groups, properties, profile)
     formula = tuple(sorted((NUMBERS[symbol], count) for symbol, count in prompt.composition.items()))
     size = sum(count for _, count in formula)
     units = [prompt.formula_units] if prompt.formula_units else range(1, most // size + 1)
@@ -73,7 +78,7 @@ def wish_of(prompt: Prompt, config: TokenizerConfig, known: frozenset[int]) -> W
             f"spacegroup: expected one whose orbits add up to {counts} atoms, or up to {most_units} times that in at most {most}, "
             f"got {prompt.space_group}; choose another"
         )
-    return Wish(possible, elements, (few, most), groups, properties)
+    return Wish(possible, elements, (few, most), groups, properties, profile)
 
 
 @lru_cache(maxsize=1_000_000)

@@ -27,6 +27,7 @@ from sciar.family import Draw
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier
 from sciar.nn.head import DiffusionHead
+from sciar.nn.profile import Profile, disturbed
 from sciar.nn.sites import Frame, Sites, denoising_loss
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
@@ -44,7 +45,7 @@ class ModelConfig:
         draws: noise levels per crystal and step of that head.
         sites_width, sites_layers: of the denoiser. neighbours: that it sees of each atom.
         sigma_low, sigma_high: range of its noise, Å. strain_low, strain_high: of the lattice numbers.
-        condition_drop: share of training crystals whose properties are hidden.
+        condition_drop: share of training crystals whose properties are hidden. profile_drop: whose powder profile is.
         words_weight, lattice_weight, sites_weight: of the loss parts. The denoiser shares nothing with the rest: with sites_weight 0 it is
             left alone, with the other two 0 nothing else is trained.
     """
@@ -64,6 +65,7 @@ class ModelConfig:
     strain_low: float = 0.003
     strain_high: float = 0.4
     condition_drop: float = 0.3
+    profile_drop: float = 0.5
     words_weight: float = 0.1
     lattice_weight: float = 1.0
     sites_weight: float = 1.0
@@ -195,11 +197,15 @@ class Model(AbstractModel):
         wanted = len(tokenizer.config.properties)
         self.fourier = Fourier(16, 0.1, 2.0)
         self.conditions = nn.ModuleList(nn.Linear(16, w, bias=False) for _ in range(wanted))
+        if tokenizer.config.profile:  # read by the words and by the lattice
+            self.profile = Profile(tokenizer.config.profile, w, readers=2)
         process = EDM(sigma_data=1.0, log_mean=-1.5, log_std=1.4, sigma_min=0.005, sigma_max=10.0)
         self.lattice_head = DiffusionHead(w, config.head_width, config.head_depth, process, size=6)
         self.sites = Sites(ELEMENTS, self.catalogue.sizes[2:], config.sites_width, config.sites_layers, config.neighbours)
         initialise(self, config.layers)
         self.lattice_head.reset()
+        if tokenizer.config.profile:
+            self.profile.reset()
         nn.init.normal_(self.sites.push.weight, std=1e-3)
         nn.init.normal_(self.catalogue.own.weight, std=0.1)
         keep = lambda name, value: self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)  # noqa: E731
@@ -238,6 +244,14 @@ class Model(AbstractModel):
             real=row(one.bool(), real, one.bool(), one.bool(), there),
         )
 
+    def told(self, profile: Int[Tensor, "b g"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """What a wanted powder profile adds to every token and to the state that the lattice is drawn from; zeros if none can be."""
+        if not self.tokenizer.config.profile:
+            nothing = torch.zeros(len(profile), self.config.width, device=profile.device)
+            return nothing, nothing
+        words, lattice = self.profile(profile)
+        return words, lattice
+
     def begin(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"]:
         """What the wanted properties add to the first token; nan = not asked for."""
         z = (properties - self.mean) / self.std
@@ -246,11 +260,13 @@ class Model(AbstractModel):
             total = total + torch.where(v.isfinite()[:, None], part(self.fourier(v.nan_to_num())), 0.0)
         return total
 
-    def embedded(self, words: Words, begin: Float[Tensor, "b d"], table: Float[Tensor, "p d"]) -> Float[Tensor, "b t d"]:
-        """Input of the transformer."""
+    def embedded(
+        self, words: Words, begin: Float[Tensor, "b d"], told: Float[Tensor, "b d"], table: Float[Tensor, "p d"]
+    ) -> Float[Tensor, "b t d"]:
+        """Input of the transformer; `begin` is added to the first token, `told` to all."""
         x = self.kind(words.kind) + self.count(words.count) + self.group(words.group) + table[words.position]
         x = x + self.element(words.element) + self.next_element(words.next_element) + self.next_left(words.next_left)
-        return x + (words.kind == BEGIN)[..., None] * begin[:, None]
+        return x + (words.kind == BEGIN)[..., None] * begin[:, None] + told[:, None]
 
     def states(
         self,
@@ -311,8 +327,12 @@ class Model(AbstractModel):
         if self.training and len(self.conditions):
             hidden = torch.rand(properties.shape, generator=generator, device=device) < self.config.condition_drop
             properties = properties.masked_fill(hidden, torch.nan)
+        profile = batch["profile"][:, : self.tokenizer.config.profile]  # batches are padded
+        if self.training and self.tokenizer.config.profile:
+            profile = disturbed(profile, self.config.profile_drop, generator)
+        told, told_lattice = self.told(profile)
         table = self.catalogue.vectors()
-        states = self._packed_states(self.embedded(words, self.begin(properties), table), words.real, generator)
+        states = self._packed_states(self.embedded(words, self.begin(properties), told, table), words.real, generator)
         m, o = batch["elements"].shape[1], batch["owner"].shape[1]
         real, there = batch.masks["elements"], batch.masks["orbits"]
         nats = self._pair_nats(states[:, : m + 1], batch["elements"], batch["counts"], real)
@@ -322,7 +342,7 @@ class Model(AbstractModel):
         allowed = self.allowed(candidates, batch["letters"], batch["owner"], words.next_left[:, m + 2 : m + 2 + o])
         nats_positions = _nats(logits.float().masked_fill(~allowed, -1e9), batch["letters"], there)
         last = (words.real * torch.arange(words.real.shape[1], device=device)).argmax(1)
-        summary = states[torch.arange(len(batch), device=device), last]
+        summary = states[torch.arange(len(batch), device=device), last] + told_lattice
         return {
             "composition": nats.mean(),
             "group": nats_group.mean(),
@@ -348,7 +368,7 @@ class Model(AbstractModel):
         nothing, nowhere = 0 * kind, 0 * kind + self.catalogue.count
         words = Words(kind, row(zero, elements), row(zero, counts), nothing, nowhere, nothing, nothing, row(zero == 0, real))
         begin = self.begin(torch.full((len(elements), len(self.conditions)), torch.nan, device=elements.device))
-        states = self._packed_states(self.embedded(words, begin, self.catalogue.vectors()), words.real)
+        states = self._packed_states(self.embedded(words, begin, torch.zeros_like(begin), self.catalogue.vectors()), words.real)
         return self._pair_nats(states, elements, counts, real)
 
     def allowed(

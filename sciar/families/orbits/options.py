@@ -15,7 +15,7 @@ class Options:
     Args:
         temperature: of all words: composition, space group, positions; 1 = the model's own law, which differs more from draw to draw and
             is right less often.
-        guidance: of the wanted properties; 1 = none.
+        guidance: of the wanted properties and powder profile; 1 = none.
         lattice_steps: solver steps of the lattice's head. lattice_temperature: of its noise.
         steps: evaluations of the joint denoiser. sigma: its first noise level, Å. strain: the error of the lattice it assumes at first.
         churn: share of fresh noise in each of its steps.

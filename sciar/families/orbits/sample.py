@@ -135,4 +135,5 @@ def _tokens(row: Sentence, lattice: np.ndarray, free: np.ndarray) -> Tokens:
         owner,
         letters,
         free,
+        np.array(row.wish.profile, dtype=np.uint8),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer, UInt8
 
+from sciar import pxrd
 from sciar.batch import TokenArrays, token_field
 from sciar.errors import InputError
 from sciar.families.orbits.wyckoff import LENGTHS, Orbits, group, orbits_of, structure_of, system_of
@@ -15,7 +16,7 @@ from sciar.family import moments
 from sciar.prompt import Prompt
 from sciar.structure import SYMBOLS, Structure
 
-VERSION = 2  # of the encoding; prepared tokens of another version are made again
+VERSION = 3  # of the encoding; prepared tokens of another version are made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,14 @@ class TokenizerConfig:
         max_elements: most different elements.
         symmetric: False knows no symmetry but translations: one orbit per atom, group 1 (the published layouts, as a baseline).
         properties: entries of `Structure.info` that can be asked for.
+        profile: points of the powder profile that a draw can be given (see `sciar.pxrd.levels`); 0 = none.
     """
 
     max_atoms: int = 20
     max_elements: int = 8
     symmetric: bool = True
     properties: tuple[str, ...] = ()
+    profile: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "properties", tuple(self.properties))
@@ -40,6 +43,8 @@ class TokenizerConfig:
             raise InputError(
                 f"TokenizerConfig: expected max_atoms 1 to 255 and max_elements ≥ 1, got {self.max_atoms}, {self.max_elements}"
             )
+        if self.profile and not 16 <= self.profile <= 4096:
+            raise InputError(f"TokenizerConfig.profile: expected 16 to 4096 points, or 0 for none, got {self.profile}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +58,7 @@ class Tokens:
         free: its free coordinates, zeros behind them.
         lattice: free numbers of the conventional cell (see `wyckoff.cell_of`), zeros behind them.
         properties: one row, nan = not known.
+        profile: levels of the powder profile; empty if the model reads none.
     """
 
     elements: Int[np.ndarray, "m"] = token_field("elements", "uint8")
@@ -63,6 +69,7 @@ class Tokens:
     owner: Int[np.ndarray, "o"] = token_field("orbits", "uint8")
     letters: Int[np.ndarray, "o"] = token_field("orbits", "uint8")
     free: Float[np.ndarray, "o 3"] = token_field("orbits", "float32")
+    profile: Integer[np.ndarray, "g"] = token_field("profile", "uint8", pxrd.UNKNOWN)
 
 
 class Tokenizer(AbstractTokenizer):
@@ -74,7 +81,7 @@ class Tokenizer(AbstractTokenizer):
         self.config = config
 
     def limits(self) -> dict[str, object]:
-        return {"max_atoms": self.config.max_atoms, "properties": list(self.config.properties)}
+        return {"max_atoms": self.config.max_atoms, "properties": list(self.config.properties), "profile": self.config.profile}
 
     def statistics(self, arrays: TokenArrays) -> dict[str, object]:
         """Elements; mean and spread of each crystal system's lattice numbers, for cells of one atom; moments of the properties."""
@@ -119,9 +126,18 @@ class Tokenizer(AbstractTokenizer):
             )
         info = structure.info
         values = [[float(info.get(name, np.nan)) for name in self.config.properties]]  # type: ignore[arg-type]
+        profile = self._profile(structure)
         return Tokens(
-            elements, counts, np.array([orbits.group]), orbits.lattice[None], np.array(values), owner, orbits.letters, orbits.free
+            elements, counts, np.array([orbits.group]), orbits.lattice[None], np.array(values), owner, orbits.letters, orbits.free, profile
         )
+
+    def _profile(self, structure: Structure) -> UInt8[np.ndarray, "g"]:
+        """Not known where there is none, as of elements without scattering factors."""
+        points = self.config.profile
+        try:
+            return pxrd.levels(structure, points) if points else np.zeros(0, np.uint8)
+        except InputError:
+            return np.full(points, pxrd.UNKNOWN, np.uint8)
 
     def decode(self, tokens: Tokens) -> Structure:
         """The primitive cell; total."""

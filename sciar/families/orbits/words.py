@@ -15,6 +15,7 @@ from sciar.families.orbits.constraints import Composition, Wish, fits
 from sciar.families.orbits.options import Options
 from sciar.families.orbits.wyckoff import group
 from sciar.nn.cache import StaticCache
+from sciar.pxrd import UNKNOWN
 
 if TYPE_CHECKING:
     from sciar.families.orbits.model import Model
@@ -78,20 +79,23 @@ class Writer:
     def write(self, rows: Sequence[Sentence]) -> None:
         """Fill in the words, the score in nats of those that were drawn, and the state behind the last."""
         self._choose_compositions(rows)
-        begin = self._begin(rows)
-        guided = self.options.guidance != 1.0 and any(np.isfinite(row.wish.properties).any() for row in rows)
+        begin, told, lattice = self._conditions(rows)
+        guided = self.options.guidance != 1.0 and any(np.isfinite(row.wish.properties).any() or row.wish.profile for row in rows)
         if guided:
             begin = torch.cat([begin, self.model.begin(torch.full((len(rows), len(self.model.conditions)), torch.nan, device=self.device))])
+            told = torch.cat([told, torch.zeros_like(told)])
         copies = len(begin) // max(1, len(rows))
         config, c = self.model.tokenizer.config, self.model.config
         longest = config.max_elements + config.max_atoms + 3
         caches = [StaticCache(len(begin), c.heads, longest, c.width // c.heads, self.device, torch.float32) for _ in self.model.blocks]
         tokens: list[tuple[int, ...]] = [(BEGIN, 0, 0, 0, self.model.catalogue.count, 0, 0)] * len(rows)
         for step in range(longest):
-            hidden = self._read(tokens, begin, caches, step, copies)
+            hidden = self._read(tokens, begin, told, caches, step, copies)
             tokens = self._next(rows, tokens, hidden)
             if all(row.summary is not None for row in rows):
-                return
+                break
+        for row, more in zip(rows, lattice, strict=True):
+            row.summary = row.summary + more
 
     def _choose_compositions(self, rows: Sequence[Sentence]) -> None:
         """A composition for each row that may only be some; by the model's own weights where there are several."""
@@ -115,15 +119,22 @@ class Writer:
             counts[k, : len(c)] = torch.tensor([n for _, n in c])
         return self.model.composition_nats(elements, counts, elements > 0).neg().tolist()
 
-    def _begin(self, rows: Sequence[Sentence]) -> Tensor:
+    def _conditions(self, rows: Sequence[Sentence]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the wishes add to the first token, to every token, and to the last state."""
         wanted = np.array([row.wish.properties for row in rows], dtype=np.float32).reshape(len(rows), -1)
-        return self.model.begin(torch.from_numpy(wanted).to(self.device))
+        profile = np.full((len(rows), self.model.tokenizer.config.profile), UNKNOWN)
+        for k, row in enumerate(rows):
+            if row.wish.profile:
+                profile[k] = row.wish.profile
+        return self.model.begin(torch.from_numpy(wanted).to(self.device)), *self.model.told(torch.from_numpy(profile).to(self.device))
 
-    def _read(self, tokens: list[tuple[int, ...]], begin: Tensor, caches: list[StaticCache], step: int, copies: int) -> Tensor:
+    def _read(
+        self, tokens: list[tuple[int, ...]], begin: Tensor, told: Tensor, caches: list[StaticCache], step: int, copies: int
+    ) -> Tensor:
         columns = torch.tensor(tokens, device=self.device).repeat(copies, 1)
         words = Words(*columns[:, :, None].unbind(1), torch.ones_like(columns[:, :1], dtype=torch.bool))  # type: ignore[call-arg]
         place = torch.full((len(columns), 1), step, device=self.device)
-        x = self.model.embedded(words, begin, self.table)
+        x = self.model.embedded(words, begin, told, self.table)
         return self.model.states(x, None, [cache.at(place, step + 1) for cache in caches])[:, 0]
 
     def _guided(self, values: Tensor, rows: int) -> np.ndarray:
