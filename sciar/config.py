@@ -54,6 +54,7 @@ class TrainConfig:
         validate_every, save_every: steps.
         threads: torch threads on a CPU; 0 = leave as is. ahead: a second process makes the batches (for a GPU).
         init: weights to start from (a name or a path), empty = none.
+        only: names of the parts of the model that are trained, the others stay as they are; empty = all.
     """
 
     steps: int = 2000
@@ -75,6 +76,7 @@ class TrainConfig:
     threads: int = 0
     ahead: bool = False
     init: str = ""
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or self.warmup < 0:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from sciar.errors import InputError
 from sciar.lattice import fractional
@@ -66,6 +66,18 @@ class Reflections:
         strong = square > WEAKEST * square.max(initial=0)
         return cls(q[strong], square[strong])
 
+    def strongest(self, cell: Float[np.ndarray, "3 3"], most: int) -> tuple[Int[np.ndarray, "r 3"], Float[np.ndarray, "r"]]:
+        """Indices in the given cell and Σ|F|² of the reflections that make the highest peaks; of those at one angle, the indices of one.
+
+        Args:
+            cell: of the crystal. most: reflections.
+        """
+        length = np.linalg.norm(self.q, axis=1)
+        _, first, which = np.unique(length.round(6), return_index=True, return_inverse=True)
+        square = np.bincount(which, self.square, len(first))
+        order = np.argsort(-square * _lorentz(np.arcsin(length[first] * CU_KA / 2)))[:most]
+        return np.rint(self.q[first[order]] @ cell.T).astype(np.int64), square[order]
+
     def profile(self, at: Float[np.ndarray, "g"], fwhm: float, strain: Float[np.ndarray, "6"]) -> Float[np.ndarray, "g"]:
         """Intensity on an even grid of 2θ in degrees, peaks as Gaussians, after a strain η in Voigt's order."""
         return self._peaks(at, fwhm, strain)[0]
@@ -90,7 +102,7 @@ class Reflections:
         q = self.q - self.q @ tensor(strain)
         length = np.linalg.norm(q, axis=1)
         theta = np.arcsin(np.clip(length * CU_KA / 2, 1e-6, 0.999))
-        height = self.square * (1 + np.cos(2 * theta) ** 2) / (np.sin(theta) ** 2 * np.cos(theta))
+        height = self.square * _lorentz(theta)
         sigma, step, angle = fwhm / 2.3548, at[1] - at[0], 2 * np.degrees(theta)
         width = int(np.ceil(5 * sigma / step))
         place = np.round((angle - at[0]) / step).astype(np.int64)[:, None] + np.arange(-width, width + 1)
@@ -101,6 +113,11 @@ class Reflections:
         curve = np.bincount(place.ravel(), peak.ravel(), len(at))
         speed = (np.degrees(CU_KA) / (np.cos(theta) * length))[:, None] * q
         return curve, place, peak * off / sigma**2, speed
+
+
+def _lorentz(theta: Float[np.ndarray, "p"]) -> Float[np.ndarray, "p"]:
+    """Lorentz and polarisation factor of a powder."""
+    return np.asarray((1 + np.cos(2 * theta) ** 2) / (np.sin(theta) ** 2 * np.cos(theta)))
 
 
 def tensor(strain: Float[np.ndarray, "6"]) -> Float[np.ndarray, "3 3"]:

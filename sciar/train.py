@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,8 @@ class Learner(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         c = self.config.train
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        others = [p for p in self.model.parameters() if p.ndim <= 1]
+        matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
+        others = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(0.9, c.beta2), fused=self.device.type == "cuda")
 
@@ -139,6 +139,8 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
     model = build(config, statistics)
     if config.train.init:
         initialise_from(model, config.train.init)
+    if config.train.only:
+        keep_all_but(model, config.train.only)
     state = folder / "state.ckpt"
     done = int(torch.load(state, map_location="cpu", weights_only=True)["global_step"]) if state.exists() else 0
     train = config.train
@@ -280,6 +282,19 @@ def initialise_from(model: Model, name: str) -> None:
         elif grown:
             own[key][tuple(slice(k) for k in given.shape)] = given.to(own[key])
     model.load_state_dict(own)
+
+
+def keep_all_but(model: Model, names: Sequence[str]) -> None:
+    """Train nothing but the parts of these names.
+
+    Raises:
+        InputError: the model has no such part.
+    """
+    parts = {name.split(".")[0] for name, _ in model.named_parameters()}
+    if unknown := [name for name in names if name not in parts]:
+        raise InputError(f"train.only: expected parts among {', '.join(sorted(parts))}, got {', '.join(unknown)}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.split(".")[0] in names)
 
 
 def continued(config: Config, statistics: dict[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,18 @@ def test_every_call_has_its_minutes_to_itself(tmp_path: Path) -> None:
     assert (tmp_path / "log" / f"metrics-{steps[0]}.csv").exists() and (tmp_path / "log" / "metrics.csv").exists()
 
 
+def test_only_the_parts_that_are_named_are_trained(tmp_path: Path) -> None:
+    recipe = configs.load(TINY, ["train.steps=2", "train.save_every=1", "train.warmup=0", "train.ema=0.0"])
+    train.fit(recipe, tmp_path / "all")
+    start = f"train.init={tmp_path / 'all' / 'weights.safetensors'}"
+    train.fit(configs.load(TINY, ["train.steps=2", "train.warmup=0", "train.ema=0.0", start, "train.only=[head]"]), tmp_path / "head")
+    before, after = tensors(tmp_path / "all"), tensors(tmp_path / "head")
+    changed = {name.split(".")[0] for name in before if not np.array_equal(before[name], after[name])}
+    assert changed == {"head"}
+    recipe = configs.load(TINY, ["train.steps=1", "train.only=[feet]"])
+    check_raises(lambda: train.fit(recipe, tmp_path / "feet"), InputError, "train.only", "feet", "head")
+
+
 def test_weights_of_fewer_atom_types_begin_a_larger_model(tmp_path: Path) -> None:
     from sciar.families import blocks
 

@@ -1,13 +1,18 @@
-"""What a powder profile tells a network: convolutions over 2θ, then one vector for each of its readers."""
+"""What a powder profile tells a network: convolutions over 2θ, then one vector for each of its readers; and profiles to learn from.
+
+A network learns a thousand profiles by heart sooner than what they mean. So they are made anew at each step, of the crystal in a cell that
+is strained within its symmetry, with peaks of another width, and then disturbed.
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sciar.pxrd import LEVELS, UNKNOWN
+from sciar.pxrd import FWHM, LEVELS, START, STOP, UNKNOWN
+from sciar.reflections import CU_KA
 
 CHANNELS = (32, 48, 64)
 HIDDEN = 384
@@ -44,8 +49,31 @@ class Profile(nn.Module):
         return torch.stack(out.chunk(self.readers, 1))
 
 
-def disturbed(levels: Int[Tensor, "b g"], drop: float, generator: torch.Generator | None = None) -> Int[Tensor, "b g"]:
-    """As measured: heights off by texture (slow in 2θ) and noise, some cut at high or low angles; a share `drop` is not known at all."""
+def profiles(
+    length: Float[Tensor, "b r"], square: Float[Tensor, "b r"], points: int, broader: Float[Tensor, "b"] | None = None
+) -> Int[Tensor, "b g"]:
+    """Levels as of `sciar.pxrd.levels` from reflections; not known where there are none.
+
+    Args:
+        length: 1 / d in 1/Å. square: Σ|F|², 0 = padding. points: of the grid. broader: widths of the peaks, in units of `FWHM`.
+    """
+    theta = (length.clamp(min=1e-3) * CU_KA / 2).clamp(max=0.999).asin()
+    angle = 2 * theta.rad2deg()
+    height = square * (1 + (2 * theta).cos() ** 2) / (theta.sin() ** 2 * theta.cos())
+    step, sigma = (STOP - START) / (points - 1), FWHM / 2.3548
+    wide = torch.ones_like(length[:, 0]) if broader is None else broader
+    reach = int(5 * sigma * float(wide.max()) / step) + 1
+    place = ((angle - START) / step).round().long()[..., None] + torch.arange(-reach, reach + 1, device=length.device)
+    off = (START + step * place - angle[..., None]) / (sigma * wide[:, None, None])
+    peak = height[..., None] * torch.exp(-0.5 * off**2) * ((place >= 0) & (place < points))
+    curve = torch.zeros(len(length), points, device=length.device).scatter_add(1, place.clamp(0, points - 1).flatten(1), peak.flatten(1))
+    highest = curve.amax(1, keepdim=True)
+    levels = (LEVELS * (curve / highest.clamp(min=1e-30)).sqrt()).round().long()
+    return torch.where(highest > 0, levels, UNKNOWN)
+
+
+def disturbed(levels: Int[Tensor, "b g"], hidden: Bool[Tensor, "b"], generator: torch.Generator | None = None) -> Int[Tensor, "b g"]:
+    """As measured: heights off by texture (slow in 2θ) and noise, some cut at high or low angles; those `hidden` not known at all."""
     b, g = levels.shape
     draw = lambda *shape: torch.rand(*shape, generator=generator, device=levels.device)  # noqa: E731
     texture = F.interpolate(draw(b, 1, 24) - 0.5, g, mode="linear")[:, 0]
@@ -53,5 +81,5 @@ def disturbed(levels: Int[Tensor, "b g"], drop: float, generator: torch.Generato
     at = torch.linspace(0, 1, g, device=levels.device)
     high = 1 - (1 - SHORTEST) * (2 * draw(b, 1) - 1).clamp(min=0)  # half of them are whole
     low = 0.1 * (4 * draw(b, 1) - 3).clamp(min=0)
-    hidden = (at > high) | (at < low) | (draw(b, 1) < drop) | (levels == UNKNOWN)
-    return torch.where(hidden, UNKNOWN, noisy.round().clamp(0, LEVELS).long())
+    unknown = (at > high) | (at < low) | hidden[:, None] | (levels == UNKNOWN)
+    return torch.where(unknown, UNKNOWN, noisy.round().clamp(0, LEVELS).long())

@@ -15,6 +15,7 @@ steps=50` with the walk key of the tokenizer is nearest to the published system.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,8 @@ KERNELS = ("absorbing", "marginal", "uniform", "block")
 N_CODES = 10  # of pairs, see `task`
 MOST_USED, MOST_APART, MOST_LEFT = 8, 16, 16  # clipped counts: bond orders in use, blocks between two nodes, open bonds
 MOST_ALIKE = 20  # clipped count of nodes with equally many free places
-MOST_ROOM, MOST_COMING = 24, 8  # clipped counts: free places of all nodes, nodes of a block whose types are still to come
+MOST_ROOM, MOST_COMING = 24, 8  # clipped counts: free places that the types of a block leave, nodes of it whose types are still to come
+MOST_OPEN, MOST_SIZE = (4, 4, 3, 1), 6  # clipped counts of the header's tables: nodes with 1, 2, … free places; nodes of a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class ModelConfig:
             which sees the finished graph as it is at that moment (open valences, degrees).
         places: the network is told the free places of every node, which are the largest bond order sum of its type in the training data
             less what is used, and the header how many nodes have 1, 2, 3, 4 or more of them.
-        room: besides, the types of a block are drawn knowing all free places, and what the types drawn so far leave of them, for how
-            many nodes; needs `places`.
+        room: besides, which sizes and types are likely is learnt for each combination of free places by itself, and the types of a block
+            are drawn knowing what those before them leave of all places, for how many nodes; needs `places`.
         row_bias: the log-odds of bond orders have a part that a row says whatever the other end is, as a hydrogen has single bonds only.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
@@ -127,7 +129,10 @@ class Model(AbstractModel):
             self.spare, self.free = nn.Embedding(MOST_PLACES + 2, w), nn.Embedding(MOST_PLACES + 2, p)
             self.alike = nn.Embedding(MOST_PLACES * (MOST_ALIKE + 1), w)
         if config.room:
-            self.all_room, self.rest = (nn.Embedding((MOST_ROOM + 1) * (MOST_COMING + 1), w) for _ in range(2))
+            states = math.prod(most + 1 for most in MOST_OPEN)
+            self.rest = nn.Embedding((MOST_ROOM + 1) * (MOST_COMING + 1), w)
+            self.size_of = nn.Embedding(states, limits.max_block + 1)
+            self.type_of = nn.Embedding(states * (MOST_SIZE + 1) * MOST_SIZE, self.n_types)
         if config.count:
             self.to_come = nn.Embedding(limits.max_atoms + 1, w)
         self.trunk = GraphTransformer(w, p, config.heads, config.layers)
@@ -148,7 +153,7 @@ class Model(AbstractModel):
             for table in (self.spare, self.free, self.alike):
                 nn.init.zeros_(table.weight)
         if config.room:
-            for table in (self.all_room, self.rest):
+            for table in (self.rest, self.size_of, self.type_of):
                 nn.init.zeros_(table.weight)
         if config.reader:  # nothing read at first, so that weights without a reader go on from where they are
             nn.init.zeros_(self.told.weight)
@@ -268,7 +273,7 @@ class Model(AbstractModel):
         summary = self.summary(total if read is None else total + read, condition, to_come, alike)
         sizes = torch.cat([clean.sizes, torch.zeros_like(clean.sizes[:, :1])], 1)
         asked = torch.arange(levels + 1, device=x.device) <= clean.sizes.gt(0).sum(1, keepdim=True)
-        size = F.cross_entropy(self.header.size(summary).flatten(0, 1), sizes.flatten(), reduction="none").view_as(asked)
+        size = F.cross_entropy(self.size_logits(summary, alike).flatten(0, 1), sizes.flatten(), reduction="none").view_as(asked)
         degree = F.cross_entropy(self.header.degree(summary, sizes).flatten(0, 1), clean.block_degree.flatten(), reduction="none").view_as(
             asked
         )
@@ -278,10 +283,9 @@ class Model(AbstractModel):
         so_far = mates.to(x.dtype) @ self.header.type_table(clean.kind).to(x.dtype)
         first = ~mates.any(-1)
         last = torch.where(first, self.n_types, clean.kind.roll(1, 1))
-        if self.config.room and alike is not None:
-            taken = (mates * self.capacity[clean.kind][:, None]).sum(-1)
-            so_far = so_far + self.room_of(node(alike), taken, sizes.gather(1, place) - mates.sum(-1))
-        logits = self.header.kind(node(summary), sizes.gather(1, place), clean.block_degree.gather(1, place), so_far, last)
+        taken = (mates * self.capacity[clean.kind][:, None]).sum(-1)
+        each = sizes.gather(1, place), clean.block_degree.gather(1, place), so_far, last
+        logits = self.type_logits(node(summary), *each, None if alike is None else node(alike), taken, mates.sum(-1))
         kind = F.cross_entropy(logits.flatten(0, 1), clean.kind.flatten(), reduction="none").view_as(clean.mask)
         ruled = sizes.gt(0) if self.tokenizer.config.hops else torch.zeros_like(asked)
         return {"size": (size * asked).sum(), "degree": (degree * ruled).sum(), "types": (kind * clean.mask).sum()}
@@ -295,13 +299,31 @@ class Model(AbstractModel):
         free = (self.capacity[kind] - used.long()).clamp(0, MOST_PLACES) * finished
         return (free[..., None] == torch.arange(1, MOST_PLACES + 1, device=free.device)).sum(-2)
 
-    def room_of(self, alike: Int[Tensor, "*b k"], taken: Int[Tensor, "*b"], coming: Int[Tensor, "*b"]) -> Float[Tensor, "*b d"]:
-        """State of the free places, of which the types of a block so far can take `taken`, and of how many types are to come."""
+    def size_logits(self, summary: Float[Tensor, "*b d"], alike: Int[Tensor, "*b k"] | None) -> Float[Tensor, "*b s"]:
+        """Of the size of the next block; `alike` as of `alike_of`."""
+        logits = self.header.size(summary)
+        return logits + self.size_of(_state(alike)).float() if self.config.room and alike is not None else logits
+
+    def type_logits(
+        self,
+        summary: Float[Tensor, "*b d"],
+        size: Int[Tensor, "*b"],
+        degree: Int[Tensor, "*b"],
+        so_far: Float[Tensor, "*b d"],
+        last: Int[Tensor, "*b"],
+        alike: Int[Tensor, "*b k"] | None,
+        taken: Int[Tensor, "*b"],
+        done: Int[Tensor, "*b"],
+    ) -> Float[Tensor, "*b t"]:
+        """Of the next type of a block, as of `Header.kind`, after `done` ones that can take `taken` free places."""
+        if not self.config.room or alike is None:
+            return self.header.kind(summary, size, degree, so_far, last)
         free = (alike * torch.arange(1, MOST_PLACES + 1, device=alike.device)).sum(-1)
-        rest = free - taken + MOST_ROOM // 3  # the types may be able to take more than there is
-        coming = coming.clamp(0, MOST_COMING)
-        all_room, rest = (n.clamp(0, MOST_ROOM) * (MOST_COMING + 1) + coming for n in (free, rest))
-        return self.all_room(all_room) + self.rest(rest)
+        rest = (free - taken + MOST_ROOM // 3).clamp(0, MOST_ROOM)  # the types may be able to take more than there is
+        told = self.rest(rest * (MOST_COMING + 1) + (size - done).clamp(0, MOST_COMING))
+        step = size.clamp(max=MOST_SIZE) * MOST_SIZE + done.clamp(max=MOST_SIZE - 1)
+        table = self.type_of(_state(alike) * (MOST_SIZE + 1) * MOST_SIZE + step)
+        return self.header.kind(summary, size, degree, so_far + told, last) + table.float()
 
     def summary(self, total: Tensor, condition: Tensor | None, to_come: Tensor, alike: Tensor | None) -> Tensor:
         """Input of the header from what was summed up and read (b l d or b d), the number of nodes to come (b l or b) and `alike_of`."""
@@ -342,3 +364,11 @@ class Model(AbstractModel):
         from sciar.families.blocks.sample import sample
 
         return sample(self, prompts, keys, batch_size, **options)
+
+
+def _state(alike: Int[Tensor, "*b k"]) -> Int[Tensor, "*b"]:
+    """One number for each combination of clipped counts."""
+    state = torch.zeros_like(alike[..., 0])
+    for count, most in zip(alike.unbind(-1), MOST_OPEN, strict=True):
+        state = state * (most + 1) + count.clamp(max=most)
+    return state

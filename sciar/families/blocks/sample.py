@@ -158,7 +158,9 @@ class _Batch:
         known = self.total[index] + self.reading[index]
         summary = self.model.summary(known, None if condition is None else condition[index], to_come, alike)
         needs = np.stack([self.joints.needs(g) for _, g in due])
-        sizes = self._chosen(self._guided(head.size(summary)).masked_fill(self._impossible(due, needs), -torch.inf), due)
+        sizes = self._chosen(
+            self._guided(self.model.size_logits(summary, alike)).masked_fill(self._impossible(due, needs), -torch.inf), due
+        )
         end = sizes == 0
         for (_, g), done in zip(due, end.tolist(), strict=True):
             if done:
@@ -179,10 +181,8 @@ class _Batch:
         small = self.capacity < np.where(end.cpu().numpy(), 0, needs)[:, None]
         forbidden = torch.from_numpy(~np.stack([g.allowed for _, g in due]) | small).to(self.device)
         for k in range(int(sizes.max())):
-            before = so_far
-            if self.model.config.room and alike is not None:
-                before = before + self.model.room_of(alike, taken, repeat(sizes) - k)
-            logits = self._guided(head.kind(summary, repeat(sizes), repeat(degrees), before, repeat(last)))
+            each = repeat(sizes), repeat(degrees), so_far, repeat(last)
+            logits = self._guided(self.model.type_logits(summary, *each, alike, taken, torch.full_like(taken, k)))
             last = self._chosen(logits.masked_fill(forbidden, -torch.inf), due, (sizes <= k).tolist())
             so_far, taken = so_far + repeat(head.type_table(last)), taken + repeat(self.model.capacity[last])
             kinds.append(last)

@@ -27,11 +27,12 @@ from sciar.family import Draw
 from sciar.family import Model as AbstractModel
 from sciar.nn.embedding import Fourier
 from sciar.nn.head import DiffusionHead
-from sciar.nn.profile import Profile, disturbed
-from sciar.nn.sites import Frame, Sites, denoising_loss
+from sciar.nn.profile import Profile, disturbed, profiles
+from sciar.nn.sites import Frame, Sites, denoising_loss, matrix
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
+STRAIN_ALL, STRAIN_EACH = 0.04, 0.1  # of cells whose profile is learnt from: all lengths; each number, in units of its spread in the data
 ELEMENTS = 119  # atomic numbers; as an answer 0 ends the composition
 
 
@@ -65,7 +66,7 @@ class ModelConfig:
     strain_low: float = 0.003
     strain_high: float = 0.4
     condition_drop: float = 0.3
-    profile_drop: float = 0.5
+    profile_drop: float = 0.3
     words_weight: float = 0.1
     lattice_weight: float = 1.0
     sites_weight: float = 1.0
@@ -245,7 +246,7 @@ class Model(AbstractModel):
         )
 
     def told(self, profile: Int[Tensor, "b g"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """What a wanted powder profile adds to every token and to the state that the lattice is drawn from; zeros if none can be."""
+        """What a wanted powder profile adds to every token after the composition and to the state that the lattice is drawn from."""
         if not self.tokenizer.config.profile:
             nothing = torch.zeros(len(profile), self.config.width, device=profile.device)
             return nothing, nothing
@@ -263,10 +264,10 @@ class Model(AbstractModel):
     def embedded(
         self, words: Words, begin: Float[Tensor, "b d"], told: Float[Tensor, "b d"], table: Float[Tensor, "p d"]
     ) -> Float[Tensor, "b t d"]:
-        """Input of the transformer; `begin` is added to the first token, `told` to all."""
+        """Input of the transformer; `begin` is added to the first token, `told` to those after the composition."""
         x = self.kind(words.kind) + self.count(words.count) + self.group(words.group) + table[words.position]
         x = x + self.element(words.element) + self.next_element(words.next_element) + self.next_left(words.next_left)
-        return x + (words.kind == BEGIN)[..., None] * begin[:, None] + told[:, None]
+        return x + (words.kind == BEGIN)[..., None] * begin[:, None] + (words.kind >= END)[..., None] * told[:, None]
 
     def states(
         self,
@@ -327,9 +328,7 @@ class Model(AbstractModel):
         if self.training and len(self.conditions):
             hidden = torch.rand(properties.shape, generator=generator, device=device) < self.config.condition_drop
             properties = properties.masked_fill(hidden, torch.nan)
-        profile = batch["profile"][:, : self.tokenizer.config.profile]  # batches are padded
-        if self.training and self.tokenizer.config.profile:
-            profile = disturbed(profile, self.config.profile_drop, generator)
+        profile, lattice = self._profiles(batch, generator)
         told, told_lattice = self.told(profile)
         table = self.catalogue.vectors()
         states = self._packed_states(self.embedded(words, self.begin(properties), told, table), words.real, generator)
@@ -347,8 +346,26 @@ class Model(AbstractModel):
             "composition": nats.mean(),
             "group": nats_group.mean(),
             "positions": nats_positions.mean(),
-            "lattice": self._lattice_loss(summary, number, batch["lattice"][:, 0], batch, generator),
+            "lattice": self._lattice_loss(summary, number, lattice, batch, generator),
         }
+
+    def _profiles(self, batch: Batch, generator: torch.Generator | None) -> tuple[Int[Tensor, "b g"], Float[Tensor, "b 6"]]:
+        """Powder profiles of the crystals, and their lattices; in training others of the same symmetry where a profile is known."""
+        number, lattice = batch["group"][:, 0], batch["lattice"][:, 0]
+        points, c, b = self.tokenizer.config.profile, self.catalogue, len(batch)
+        if not points:
+            return number.new_zeros(b, 0), lattice
+        told, broader, system = torch.ones_like(lattice[:, 0]), None, c.system[number]
+        if self.training:
+            draw = lambda *shape: torch.randn(b, *shape, generator=generator, device=lattice.device)  # noqa: E731
+            uniform = torch.rand(2, b, generator=generator, device=lattice.device)
+            told, broader = (uniform[0] >= self.config.profile_drop).float(), 0.75 + 0.75 * uniform[1]
+            moved = STRAIN_ALL * c.lengths[system] * draw(1) + STRAIN_EACH * self.lattice_std[system] * draw(6)
+            lattice = lattice + moved * (c.basis[system] != 0).any(1) * told[:, None]
+        cell = c.primitive[number] @ matrix(torch.einsum("bij,bj->bi", c.basis[system], lattice) + c.constant[system])
+        q = torch.linalg.solve(cell, batch["index"].to(cell).mT)  # b 3 r
+        found = profiles(q.norm(dim=1), batch["square"] * batch.masks["reflections"], points, broader)
+        return (disturbed(found, told < 0.5, generator) if self.training else found), lattice
 
     def _pair_nats(
         self, states: Float[Tensor, "b k d"], elements: Int[Tensor, "b m"], counts: Int[Tensor, "b m"], real: Bool[Tensor, "b m"]

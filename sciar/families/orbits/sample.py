@@ -13,7 +13,7 @@ from torch import Tensor
 from sciar import precision
 from sciar.families.orbits.constraints import Wish, wish_of
 from sciar.families.orbits.options import Options
-from sciar.families.orbits.tokens import Tokens
+from sciar.families.orbits.tokens import NO_REFLECTIONS, Tokens
 from sciar.families.orbits.words import Sentence, Writer
 from sciar.families.orbits.wyckoff import group
 from sciar.family import Draw, options_of
@@ -135,5 +135,5 @@ def _tokens(row: Sentence, lattice: np.ndarray, free: np.ndarray) -> Tokens:
         owner,
         letters,
         free,
-        np.array(row.wish.profile, dtype=np.uint8),
+        *NO_REFLECTIONS,
     )

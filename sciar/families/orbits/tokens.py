@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, UInt8
+from jaxtyping import Float, Int
 
-from sciar import pxrd
 from sciar.batch import TokenArrays, token_field
 from sciar.errors import InputError
 from sciar.families.orbits.wyckoff import LENGTHS, Orbits, group, orbits_of, structure_of, system_of
 from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.family import moments
 from sciar.prompt import Prompt
+from sciar.reflections import Reflections
 from sciar.structure import SYMBOLS, Structure
 
+STRONGEST = 192  # reflections that are kept of a crystal
+NO_REFLECTIONS = np.zeros((0, 3), dtype=np.int64), np.zeros(0)
 VERSION = 3  # of the encoding; prepared tokens of another version are made again
 
 
@@ -58,7 +61,8 @@ class Tokens:
         free: its free coordinates, zeros behind them.
         lattice: free numbers of the conventional cell (see `wyckoff.cell_of`), zeros behind them.
         properties: one row, nan = not known.
-        profile: levels of the powder profile; empty if the model reads none.
+        index, square: Miller indices (in the primitive cell) and Σ|F|² in electrons² of the strongest reflections, from which
+            training makes powder profiles; none if the model reads none.
     """
 
     elements: Int[np.ndarray, "m"] = token_field("elements", "uint8")
@@ -69,7 +73,8 @@ class Tokens:
     owner: Int[np.ndarray, "o"] = token_field("orbits", "uint8")
     letters: Int[np.ndarray, "o"] = token_field("orbits", "uint8")
     free: Float[np.ndarray, "o 3"] = token_field("orbits", "float32")
-    profile: Integer[np.ndarray, "g"] = token_field("profile", "uint8", pxrd.UNKNOWN)
+    index: Int[np.ndarray, "r 3"] = token_field("reflections", "int8")
+    square: Float[np.ndarray, "r"] = token_field("reflections", "float32")
 
 
 class Tokenizer(AbstractTokenizer):
@@ -126,18 +131,16 @@ class Tokenizer(AbstractTokenizer):
             )
         info = structure.info
         values = [[float(info.get(name, np.nan)) for name in self.config.properties]]  # type: ignore[arg-type]
-        profile = self._profile(structure)
-        return Tokens(
-            elements, counts, np.array([orbits.group]), orbits.lattice[None], np.array(values), owner, orbits.letters, orbits.free, profile
-        )
+        reflections = self._reflections(structure_of(orbits))
+        row = elements, counts, np.array([orbits.group]), orbits.lattice[None], np.array(values), owner, orbits.letters, orbits.free
+        return Tokens(*row, *reflections)
 
-    def _profile(self, structure: Structure) -> UInt8[np.ndarray, "g"]:
-        """Not known where there is none, as of elements without scattering factors."""
-        points = self.config.profile
-        try:
-            return pxrd.levels(structure, points) if points else np.zeros(0, np.uint8)
-        except InputError:
-            return np.full(points, pxrd.UNKNOWN, np.uint8)
+    def _reflections(self, primitive: Structure) -> tuple[Int[np.ndarray, "r 3"], Float[np.ndarray, "r"]]:
+        """None of elements without scattering factors, whose profile cannot be known."""
+        if self.config.profile and primitive.cell is not None:
+            with contextlib.suppress(InputError):
+                return Reflections.of(primitive).strongest(primitive.cell, STRONGEST)
+        return NO_REFLECTIONS
 
     def decode(self, tokens: Tokens) -> Structure:
         """The primitive cell; total."""
