@@ -138,7 +138,7 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
         statistics = continued(config, statistics)
     model = build(config, statistics)
     if config.train.init:
-        initialise_from(model, config.train.init)
+        initialise_from(model, config.train.init, config.train.init_parts)
     if config.train.only:
         keep_all_but(model, config.train.only)
     state = folder / "state.ckpt"
@@ -263,17 +263,24 @@ def _tokenizer(config: Config) -> Any:
     return family.Tokenizer(fill(family.TokenizerConfig, config.tokenizer, "tokenizer"))
 
 
-def initialise_from(model: Model, name: str) -> None:
+def initialise_from(model: Model, name: str, parts: Sequence[str] = ()) -> None:
     """Copy every tensor of the same name and shape from other weights, also of another configuration or version.
 
     Where all others are only larger here, along one dimension (more properties, more atom types after the same ones), they begin with
     the others' numbers.
+
+    Args:
+        model: that is filled. name: of the weights. parts: of the model that are filled; () = all.
+
+    Raises:
+        InputError: the model has no such part, or no such weights.
     """
     from sciar.checkpoint import find, open_weights
 
     header, source = open_weights(find(name))
     own = model.state_dict()
-    common = {key: given for key, value in own.items() if (given := source.get(key)) is not None and given.ndim == value.ndim}
+    wanted = _parts(model, "train.init_parts", parts)
+    common = {key: source[key] for key, value in own.items() if _part(key) in wanted and key in source and source[key].ndim == value.ndim}
     grown = all(sum(a != b for a, b in zip(given.shape, own[key].shape, strict=True)) <= 1 for key, given in common.items())
     grown = grown and all(a <= b for key, given in common.items() for a, b in zip(given.shape, own[key].shape, strict=True))
     for key, given in common.items():
@@ -290,11 +297,21 @@ def keep_all_but(model: Model, names: Sequence[str]) -> None:
     Raises:
         InputError: the model has no such part.
     """
-    parts = {name.split(".")[0] for name, _ in model.named_parameters()}
-    if unknown := [name for name in names if name not in parts]:
-        raise InputError(f"train.only: expected parts among {', '.join(sorted(parts))}, got {', '.join(unknown)}")
+    wanted = _parts(model, "train.only", names)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.split(".")[0] in names)
+        parameter.requires_grad_(_part(name) in wanted)
+
+
+def _part(name: str) -> str:
+    return name.split(".")[0]
+
+
+def _parts(model: Model, what: str, names: Sequence[str]) -> set[str]:
+    """Those of these names, or all parts."""
+    parts = {_part(name) for name in model.state_dict()}
+    if unknown := [name for name in names if name not in parts]:
+        raise InputError(f"{what}: expected parts among {', '.join(sorted(parts))}, got {', '.join(unknown)}")
+    return set(names) or parts
 
 
 def continued(config: Config, statistics: dict[str, Any]) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -113,6 +114,20 @@ def test_only_the_parts_that_are_named_are_trained(tmp_path: Path) -> None:
     assert changed == {"head"}
     recipe = configs.load(TINY, ["train.steps=1", "train.only=[feet]"])
     check_raises(lambda: train.fit(recipe, tmp_path / "feet"), InputError, "train.only", "feet", "head")
+
+
+def test_parts_of_other_weights_begin_a_run(tmp_path: Path) -> None:
+    recipe = configs.load(TINY, ["train.steps=1", "train.save_every=1"])
+    train.fit(recipe, tmp_path)
+    path, given = str(tmp_path / "weights.safetensors"), tensors(tmp_path)
+    model = train.build(dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, seed=7)), {})
+    before = {name: t.clone().numpy() for name, t in model.state_dict().items()}
+    train.initialise_from(model, path, ["head"])
+    now = {name: t.numpy() for name, t in model.state_dict().items()}
+    taken = {name for name in given if np.array_equal(now[name], given[name]) and not np.array_equal(now[name], before[name])}
+    assert taken and {name.split(".")[0] for name in taken} == {"head"}
+    assert all(np.array_equal(now[name], before[name]) for name in now if not name.startswith("head."))
+    check_raises(lambda: train.initialise_from(model, path, ["feet"]), InputError, "train.init_parts", "feet", "head")
 
 
 def test_weights_of_fewer_atom_types_begin_a_larger_model(tmp_path: Path) -> None:
