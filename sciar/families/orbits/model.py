@@ -355,17 +355,18 @@ class Model(AbstractModel):
         points, c, b = self.tokenizer.config.profile, self.catalogue, len(batch)
         if not points:
             return number.new_zeros(b, 0), lattice
-        told, broader, system = torch.ones_like(lattice[:, 0]), None, c.system[number]
+        told, broader, system = batch.masks["reflections"].any(1), None, c.system[number]
         if self.training:
             draw = lambda *shape: torch.randn(b, *shape, generator=generator, device=lattice.device)  # noqa: E731
             uniform = torch.rand(2, b, generator=generator, device=lattice.device)
-            told, broader = (uniform[0] >= self.config.profile_drop).float(), 0.75 + 0.75 * uniform[1]
+            told, broader = told & (uniform[0] >= self.config.profile_drop), 0.75 + 0.75 * uniform[1]
             moved = STRAIN_ALL * c.lengths[system] * draw(1) + STRAIN_EACH * self.lattice_std[system] * draw(6)
             lattice = lattice + moved * (c.basis[system] != 0).any(1) * told[:, None]
-        cell = c.primitive[number] @ matrix(torch.einsum("bij,bj->bi", c.basis[system], lattice) + c.constant[system])
-        q = torch.linalg.solve(cell, batch["index"].to(cell).mT)  # b 3 r
-        found = profiles(q.norm(dim=1), batch["square"] * batch.masks["reflections"], points, broader)
-        return (disturbed(found, told < 0.5, generator) if self.training else found), lattice
+        with torch.autocast(lattice.device.type, enabled=False):
+            cell = c.primitive[number] @ matrix(torch.einsum("bij,bj->bi", c.basis[system], lattice) + c.constant[system])
+            q = torch.linalg.solve(cell, batch["index"].to(cell).mT)  # b 3 r
+            found = profiles(q.norm(dim=1), batch["square"] * batch.masks["reflections"], points, broader)
+        return (disturbed(found, ~told, generator) if self.training else found), lattice
 
     def _pair_nats(
         self, states: Float[Tensor, "b k d"], elements: Int[Tensor, "b m"], counts: Int[Tensor, "b m"], real: Bool[Tensor, "b m"]
