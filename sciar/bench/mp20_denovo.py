@@ -61,7 +61,7 @@ def run_protocol(
         potential: "chgnet", "emt", "lj" or an ASE calculator, for the hull.
         relax_known: relax the training crystals of the hull too.
         relax_seconds: of wall time for one relaxation.
-        jobs: processes for fingerprints and relaxations.
+        jobs: processes for comparisons, fingerprints and relaxations.
 
     Raises:
         InputError: neither or both of model and samples, no draws, keep or hull out of range, or a potential that is not there.
@@ -84,9 +84,9 @@ def run_protocol(
         drawn, notes = front.de_novo(model, count, seed, device, task="crystal"), []
     structures = drawn.structures
     progress("judging", 1, 3)
-    first = metrics.unique(structures, seconds)
+    kinds = metrics.kinds(structures, seconds, jobs)
     progress("novelty", 2, 3)
-    new = metrics.novel(structures, known, seconds)
+    new = metrics.novel(structures, known, seconds, jobs)
     accepted = np.array([s is not None and validate(s).valid for s in structures])
     mine: list[Any] = []
     theirs: list[Any] = []
@@ -106,15 +106,15 @@ def run_protocol(
 
     def measured(rows: Sequence[int]) -> dict[str, float]:
         part = [structures[i] for i in rows]
-        again = first if len(rows) == len(structures) else _unique_of(structures, rows, seconds)
+        first, unknown = metrics.unique(kinds[list(rows)]), new[list(rows)]
         numbers = metrics.de_novo(part, references, seed=seed)
         if mine:
             covering, covered = near([mine[i] for i in rows], theirs)
             numbers["cov_recall"], numbers["cov_precision"] = float(covered.mean()), float(covering.mean())
         numbers["accepted"] = float(accepted[list(rows)].mean())
-        numbers["unique"] = float(again[list(rows)].mean())
-        numbers["novel"] = float(new[list(rows)].mean())
-        numbers["unique_novel"] = float((again & new)[list(rows)].mean())
+        numbers["unique"] = float(first.mean())
+        numbers["novel"] = float(unknown.mean())
+        numbers["unique_novel"] = float((first & unknown).mean())
         return numbers
 
     label = name_of(model, samples)
@@ -143,12 +143,6 @@ def run_protocol(
     ]
     total = len(structures)
     return Result("mp20-denovo", n or total, total, drawn.seconds, raw, ranked, intervals, published("mp20-denovo"), rows, notes)
-
-
-def _unique_of(structures: Sequence[Structure | None], rows: Sequence[int], seconds: float) -> np.ndarray:
-    kept = np.zeros(len(structures), dtype=bool)
-    kept[list(rows)] = metrics.unique([structures[i] for i in rows], seconds)
-    return kept
 
 
 def _test_fingerprints(references: Sequence[Structure], jobs: int, seconds: float, progress: Progress) -> list[Any]:

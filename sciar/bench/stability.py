@@ -65,7 +65,7 @@ def stable_unique_novel(
         if one.failure is None:
             after[k], energies[k] = one.structure, one.energy_after
     e_hull = hull.above_hull(after, energies, sides, np.array([one.energy_after for one in references]))
-    numbers = hull.stability(e_hull, crystal.unique(after), crystal.novel(after, known))
+    numbers = hull.stability(e_hull, crystal.unique(crystal.kinds(after)), crystal.novel(after, known))
     numbers["n_relaxed"] = int(np.isfinite(energies).sum())
     numbers["n_without_hull"] = int((np.isfinite(energies) & ~np.isfinite(e_hull)).sum())
     missing = hull.without_element(drawn, [s for s, one in zip(sides, references, strict=True) if one.failure is None])

@@ -165,12 +165,7 @@ def prediction(comparison: Comparison, chosen: Int[np.ndarray, "r c"] | None = N
 
 def matches(pairs: Iterable[tuple[Structure | None, Structure | None]], jobs: int = 1, seconds: float = SECONDS) -> Iterator[float | None]:
     """`match` of each pair in order; infinity where it took longer than `seconds`."""
-    tasks = ((a, b, seconds) for a, b in pairs)
-    if jobs <= 1:
-        yield from map(_timed, tasks)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap(_timed, tasks, chunksize=8)
+    yield from _mapped(_timed, ((a, b, seconds) for a, b in pairs), jobs, 8)
 
 
 def structure_valid(structure: Structure | None) -> bool:
@@ -230,28 +225,41 @@ def de_novo(structures: Sequence[Structure | None], references: Sequence[Structu
     return out
 
 
-def unique(structures: Sequence[Structure | None], seconds: float = SECONDS) -> Bool[np.ndarray, "n"]:
-    """Which draws are the first of their kind; a failed draw is not. Only crystals of one reduced formula are compared."""
-    kinds: dict[Any, list[Structure]] = {}
-    first = np.zeros(len(structures), dtype=bool)
-    for k, structure in enumerate(structures):
-        if structure is None:
-            continue
-        group = kinds.setdefault(reduced(structure), [])
-        if not _known(structure, group, seconds):
-            group.append(structure)
-            first[k] = True
-    return first
+def kinds(structures: Sequence[Structure | None], seconds: float = SECONDS, jobs: int = 1) -> Int[np.ndarray, "n"]:
+    """The first draw that each draw is the same as, -1 of a failed draw. Only crystals of one reduced formula are compared.
+
+    Args:
+        structures: the draws. seconds: of CPU time for one pair. jobs: processes, which take a formula each.
+    """
+    rows = _by_formula(structures)
+    found = np.full(len(structures), -1)
+    tasks = (([structures[k] for k in group], seconds) for group in rows.values())
+    for group, labels in zip(rows.values(), _mapped(_kinds, tasks, jobs), strict=True):
+        found[group] = np.array(group)[labels]
+    return found
 
 
-def novel(structures: Sequence[Structure | None], known: Iterable[Structure], seconds: float = SECONDS) -> Bool[np.ndarray, "n"]:
-    """Which draws match nothing that is known; a failed draw is not novel."""
-    wanted = {reduced(s) for s in structures if s is not None}
-    kinds: dict[Any, list[Structure]] = {}
+def unique(kind: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Which draws are the first of their kind, of `kinds` or some of its rows; a failed draw is not."""
+    first = np.zeros(len(kind), dtype=bool)
+    first[np.unique(kind, return_index=True)[1]] = True
+    return first & (kind >= 0)
+
+
+def novel(
+    structures: Sequence[Structure | None], known: Iterable[Structure], seconds: float = SECONDS, jobs: int = 1
+) -> Bool[np.ndarray, "n"]:
+    """Which draws match nothing that is known; a failed draw is not novel. `seconds` and `jobs` as of `kinds`."""
+    rows = _by_formula(structures)
+    theirs: dict[Any, list[Structure]] = {key: [] for key in rows}
     for structure in known:
-        if (key := reduced(structure)) in wanted:
-            kinds.setdefault(key, []).append(structure)
-    return np.array([s is not None and not _known(s, kinds.get(reduced(s), ()), seconds) for s in structures], dtype=bool)
+        if (alike := theirs.get(reduced(structure))) is not None:
+            alike.append(structure)
+    new = np.zeros(len(structures), dtype=bool)
+    tasks = (([structures[k] for k in group], theirs[key], seconds) for key, group in rows.items())
+    for group, answers in zip(rows.values(), _mapped(_novel, tasks, jobs), strict=True):
+        new[group] = answers
+    return new
 
 
 def reduced(structure: Structure) -> tuple[tuple[int, int], ...]:
@@ -261,10 +269,42 @@ def reduced(structure: Structure) -> tuple[tuple[int, int], ...]:
     return tuple(zip(numbers.tolist(), (counts // unit).tolist(), strict=True))
 
 
-def _known(structure: Structure, group: Iterable[Structure], seconds: float) -> bool:
-    """Does it match one of the group? A pair that takes too long is no match."""
-    values = (_timed((structure, other, seconds)) for other in group)
-    return any(value is not None and value < np.inf for value in values)
+def _by_formula(structures: Sequence[Structure | None]) -> dict[Any, list[int]]:
+    """Rows of each reduced formula, without the failed draws."""
+    rows: dict[Any, list[int]] = {}
+    for k, structure in enumerate(structures):
+        if structure is not None:
+            rows.setdefault(reduced(structure), []).append(k)
+    return rows
+
+
+def _kinds(task: tuple[Sequence[Structure], float]) -> list[int]:
+    structures, seconds = task
+    labels: list[int] = []
+    for k, structure in enumerate(structures):
+        firsts = (j for j in range(k) if labels[j] == j)
+        labels.append(next((j for j in firsts if _same(structure, structures[j], seconds)), k))
+    return labels
+
+
+def _novel(task: tuple[Sequence[Structure], Sequence[Structure], float]) -> list[bool]:
+    structures, known, seconds = task
+    return [not any(_same(structure, other, seconds) for other in known) for structure in structures]
+
+
+def _same(structure: Structure, other: Structure, seconds: float) -> bool:
+    """A pair that takes too long is no match."""
+    value = _timed((structure, other, seconds))
+    return value is not None and value < np.inf
+
+
+def _mapped(function: Callable[[Any], Any], tasks: Iterable[Any], jobs: int, chunk: int = 1) -> Iterator[Any]:
+    """Answers in order, from so many processes."""
+    if jobs <= 1:
+        yield from map(function, tasks)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(function, tasks, chunksize=chunk)
 
 
 def _same_cell(structure: Structure | None, reference: Structure) -> bool:

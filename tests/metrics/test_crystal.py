@@ -128,5 +128,8 @@ def test_de_novo_numbers() -> None:
 
 def test_unique_and_novel() -> None:
     draws = [rock_salt(), rock_salt(5.8), None, caesium_chloride(), perovskite()]
-    assert metrics.unique(draws).tolist() == [True, False, False, True, True]
+    kinds = metrics.kinds(draws)
+    assert kinds.tolist() == [0, 0, -1, 3, 4] and metrics.unique(kinds).tolist() == [True, False, False, True, True]
+    assert metrics.unique(kinds[[1, 2, 4, 0]]).tolist() == [True, False, True, False]  # of some draws only
+    assert metrics.kinds(draws, jobs=2).tolist() == kinds.tolist()
     assert metrics.novel(draws, [rock_salt().shifted([1, 0, 0])]).tolist() == [False, False, False, True, True]
