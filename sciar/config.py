@@ -83,6 +83,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or self.warmup < 0:
             raise InputError(f"train: expected steps ≥ 1, lr > 0, warmup ≥ 0, got {self.steps}, {self.lr}, {self.warmup}")
+        if self.init_parts and not self.init:
+            raise InputError(f"train.init_parts: expected train.init, the weights to take {', '.join(self.init_parts)} from; name them")
         if self.precision not in PRECISIONS:
             raise InputError(f"train.precision: expected {', '.join(PRECISIONS)}, got {self.precision!r}")
 

@@ -180,6 +180,7 @@ def test_configurations_are_checked_before_any_work(tmp_path: Path) -> None:
     check_raises(lambda: load("train: {stepz: 3}"), InputError, "stepz", "'steps'")
     check_raises(lambda: load("train: {steps: many}"), InputError, "steps", "many")
     check_raises(lambda: load("train: {steps: 0}"), InputError, "steps ≥ 1")
+    check_raises(lambda: load("train: {init_parts: [head]}"), InputError, "init_parts", "train.init")
     check_raises(lambda: load("train: [1"), InputError, "c.yaml")
     check_raises(lambda: configs.load(tmp_path / "none.yaml"), InputError, "does not exist")
     assert load("train: {lr: 1e-3}", "train.steps=7").train.steps == 7

@@ -304,7 +304,7 @@ def test_the_sampler_tells_the_header_what_training_told_it(molecules: list, tok
     """Drawn with every choice as in a record, sizes, degrees and types cost what they cost in training."""
     chosen = dataclasses.replace(TINY, reader=True, shown=True, count=True, places=True, room=True)
     model = Model(chosen, tokenizer, {"capacity": [4, 3, 2, 1, 6, 4, 1, 1]}).eval()
-    for zero in (model.told, model.alike, model.rest, model.size_of, model.type_of):
+    for zero in (model.told, model.alike, model.header.rest, model.header.size_of, model.header.type_of):
         torch.nn.init.normal_(zero.weight, std=0.3)
     record = tokenizer.encode(molecules[seed])
     clean = Clean.of(collate(Tokens, [record], multiple=1))

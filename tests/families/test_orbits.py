@@ -443,12 +443,14 @@ def test_a_profile_changes_only_the_draws_that_ask_for_it() -> None:
     free, asking = (Prompt(crystal=True, composition={"Ti": 1, "O": 2}, pxrd=p) for p in (None, simulated(RUTILE)))
     keys = [(0, i) for i in range(6)]
 
-    def run(prompts: list[Prompt]) -> list[tuple[float, ...]]:
-        return [(d.score, *d.tokens.lattice[0]) for d in sorted(model.sample(prompts, keys), key=lambda d: d.index)]
+    def run(prompts: list[Prompt], **options: float) -> list[tuple[float, ...]]:
+        return [(d.score, *d.tokens.lattice[0]) for d in sorted(model.sample(prompts, keys, **options), key=lambda d: d.index)]
 
-    alone, mixed, guided = run([free] * 6), run([free, asking] * 3), run([asking] * 6)
-    assert np.allclose(alone[::2], mixed[::2], atol=2e-3) and np.allclose(guided[1::2], mixed[1::2], atol=2e-3)
+    alone, mixed, asked = run([free] * 6), run([free, asking] * 3), run([asking] * 6)
+    assert np.allclose(alone[::2], mixed[::2], atol=2e-3) and np.allclose(asked[1::2], mixed[1::2], atol=2e-3)
     assert not np.allclose(alone[1::2], mixed[1::2], atol=2e-2)
+    guided = run([free, asking] * 3, guidance=3.0)
+    assert np.allclose(alone[::2], guided[::2], atol=2e-3) and not np.allclose(mixed[1::2], guided[1::2], atol=2e-2)
 
 
 def test_no_row_draws_nothing(small: orbits.Model) -> None:

@@ -15,7 +15,6 @@ steps=50` with the walk key of the tokenizer is nearest to the published system.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,7 @@ from sciar.batch import Batch
 from sciar.diffusion import categorical, subset
 from sciar.errors import InputError
 from sciar.families.blocks.finished import Clean
-from sciar.families.blocks.header import Header
+from sciar.families.blocks.header import Before, Header
 from sciar.families.blocks.task import MOST_PLACES, NOISED, READER, VIRTUAL, Rows, Task, task_of
 from sciar.families.blocks.tokens import Tokenizer
 from sciar.family import Draw, check_choices
@@ -43,8 +42,6 @@ KERNELS = ("absorbing", "marginal", "uniform", "block")
 N_CODES = 10  # of pairs, see `task`
 MOST_USED, MOST_APART, MOST_LEFT = 8, 16, 16  # clipped counts: bond orders in use, blocks between two nodes, open bonds
 MOST_ALIKE = 20  # clipped count of nodes with equally many free places
-MOST_ROOM, MOST_COMING = 24, 8  # clipped counts: free places that the types of a block leave, nodes of it whose types are still to come
-MOST_OPEN, MOST_SIZE = (4, 4, 3, 1), 6  # clipped counts of the header's tables: nodes with 1, 2, … free places; nodes of a block
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +125,13 @@ class Model(AbstractModel):
         if config.places:
             self.spare, self.free = nn.Embedding(MOST_PLACES + 2, w), nn.Embedding(MOST_PLACES + 2, p)
             self.alike = nn.Embedding(MOST_PLACES * (MOST_ALIKE + 1), w)
-        if config.room:
-            states = math.prod(most + 1 for most in MOST_OPEN)
-            self.rest = nn.Embedding((MOST_ROOM + 1) * (MOST_COMING + 1), w)
-            self.size_of = nn.Embedding(states, limits.max_block + 1)
-            self.type_of = nn.Embedding(states * (MOST_SIZE + 1) * MOST_SIZE, self.n_types)
         if config.count:
             self.to_come = nn.Embedding(limits.max_atoms + 1, w)
         self.trunk = GraphTransformer(w, p, config.heads, config.layers)
         self.summand = nn.Linear(w, w)
         if config.reader:
             self.reader, self.told = nn.Parameter(0.2 * torch.randn(w)), nn.Linear(w + 2 * p, w)
-        self.header = Header(w, limits.max_block + 1, limits.max_degree + 1, self.n_types)
+        self.header = Header(w, limits.max_block + 1, limits.max_degree + 1, self.n_types, config.room)
         self.ends, self.middle = nn.Linear(w, 2 * p), nn.Linear(p, 2 * p)
         self.edge = nn.Linear(2 * p, self.n_orders)
         if config.row_bias:
@@ -152,9 +144,7 @@ class Model(AbstractModel):
         if config.places:
             for table in (self.spare, self.free, self.alike):
                 nn.init.zeros_(table.weight)
-        if config.room:
-            for table in (self.rest, self.size_of, self.type_of):
-                nn.init.zeros_(table.weight)
+        self.header.reset()
         if config.reader:  # nothing read at first, so that weights without a reader go on from where they are
             nn.init.zeros_(self.told.weight)
         if config.row_bias:
@@ -273,7 +263,7 @@ class Model(AbstractModel):
         summary = self.summary(total if read is None else total + read, condition, to_come, alike)
         sizes = torch.cat([clean.sizes, torch.zeros_like(clean.sizes[:, :1])], 1)
         asked = torch.arange(levels + 1, device=x.device) <= clean.sizes.gt(0).sum(1, keepdim=True)
-        size = F.cross_entropy(self.size_logits(summary, alike).flatten(0, 1), sizes.flatten(), reduction="none").view_as(asked)
+        size = F.cross_entropy(self.header.size(summary, alike).flatten(0, 1), sizes.flatten(), reduction="none").view_as(asked)
         degree = F.cross_entropy(self.header.degree(summary, sizes).flatten(0, 1), clean.block_degree.flatten(), reduction="none").view_as(
             asked
         )
@@ -281,11 +271,10 @@ class Model(AbstractModel):
         node = lambda t: t.gather(1, place[..., None].expand(-1, -1, t.shape[-1]))  # noqa: E731
         mates = (clean.block[:, :, None] == clean.block[:, None]) & torch.ones(n, n, dtype=torch.bool, device=x.device).tril(-1)
         so_far = mates.to(x.dtype) @ self.header.type_table(clean.kind).to(x.dtype)
-        first = ~mates.any(-1)
-        last = torch.where(first, self.n_types, clean.kind.roll(1, 1))
-        taken = (mates * self.capacity[clean.kind][:, None]).sum(-1)
-        each = sizes.gather(1, place), clean.block_degree.gather(1, place), so_far, last
-        logits = self.type_logits(node(summary), *each, None if alike is None else node(alike), taken, mates.sum(-1))
+        last = torch.where(mates.any(-1), clean.kind.roll(1, 1), self.n_types)
+        earlier = Before(so_far, last, mates.sum(-1), (mates * self.capacity[clean.kind][:, None]).sum(-1))
+        each = sizes.gather(1, place), clean.block_degree.gather(1, place), earlier
+        logits = self.header.kind(node(summary), *each, None if alike is None else node(alike))
         kind = F.cross_entropy(logits.flatten(0, 1), clean.kind.flatten(), reduction="none").view_as(clean.mask)
         ruled = sizes.gt(0) if self.tokenizer.config.hops else torch.zeros_like(asked)
         return {"size": (size * asked).sum(), "degree": (degree * ruled).sum(), "types": (kind * clean.mask).sum()}
@@ -298,32 +287,6 @@ class Model(AbstractModel):
         """How many finished nodes have 1, 2, …, MOST_PLACES or more free places, of nodes with so many bond orders `used`."""
         free = (self.capacity[kind] - used.long()).clamp(0, MOST_PLACES) * finished
         return (free[..., None] == torch.arange(1, MOST_PLACES + 1, device=free.device)).sum(-2)
-
-    def size_logits(self, summary: Float[Tensor, "*b d"], alike: Int[Tensor, "*b k"] | None) -> Float[Tensor, "*b s"]:
-        """Of the size of the next block; `alike` as of `alike_of`."""
-        logits = self.header.size(summary)
-        return logits + self.size_of(_state(alike)).float() if self.config.room and alike is not None else logits
-
-    def type_logits(
-        self,
-        summary: Float[Tensor, "*b d"],
-        size: Int[Tensor, "*b"],
-        degree: Int[Tensor, "*b"],
-        so_far: Float[Tensor, "*b d"],
-        last: Int[Tensor, "*b"],
-        alike: Int[Tensor, "*b k"] | None,
-        taken: Int[Tensor, "*b"],
-        done: Int[Tensor, "*b"],
-    ) -> Float[Tensor, "*b t"]:
-        """Of the next type of a block, as of `Header.kind`, after `done` ones that can take `taken` free places."""
-        if not self.config.room or alike is None:
-            return self.header.kind(summary, size, degree, so_far, last)
-        free = (alike * torch.arange(1, MOST_PLACES + 1, device=alike.device)).sum(-1)
-        rest = (free - taken + MOST_ROOM // 3).clamp(0, MOST_ROOM)  # the types may be able to take more than there is
-        told = self.rest(rest * (MOST_COMING + 1) + (size - done).clamp(0, MOST_COMING))
-        step = size.clamp(max=MOST_SIZE) * MOST_SIZE + done.clamp(max=MOST_SIZE - 1)
-        table = self.type_of(_state(alike) * (MOST_SIZE + 1) * MOST_SIZE + step)
-        return self.header.kind(summary, size, degree, so_far + told, last) + table.float()
 
     def summary(self, total: Tensor, condition: Tensor | None, to_come: Tensor, alike: Tensor | None) -> Tensor:
         """Input of the header from what was summed up and read (b l d or b d), the number of nodes to come (b l or b) and `alike_of`."""
@@ -364,11 +327,3 @@ class Model(AbstractModel):
         from sciar.families.blocks.sample import sample
 
         return sample(self, prompts, keys, batch_size, **options)
-
-
-def _state(alike: Int[Tensor, "*b k"]) -> Int[Tensor, "*b"]:
-    """One number for each combination of clipped counts."""
-    state = torch.zeros_like(alike[..., 0])
-    for count, most in zip(alike.unbind(-1), MOST_OPEN, strict=True):
-        state = state * (most + 1) + count.clamp(max=most)
-    return state

@@ -18,6 +18,7 @@ from sciar.diffusion import categorical, subset
 from sciar.errors import InputError
 from sciar.families.blocks.finished import powers
 from sciar.families.blocks.growing import Growing, begun
+from sciar.families.blocks.header import Before
 from sciar.families.blocks.joined import NOWHERE, Joints
 from sciar.families.blocks.options import Options
 from sciar.families.blocks.task import CLEAN, MASKED, MOST_PLACES, NOISED, READER, SELF, VIRTUAL, Rows
@@ -158,9 +159,7 @@ class _Batch:
         known = self.total[index] + self.reading[index]
         summary = self.model.summary(known, None if condition is None else condition[index], to_come, alike)
         needs = np.stack([self.joints.needs(g) for _, g in due])
-        sizes = self._chosen(
-            self._guided(self.model.size_logits(summary, alike)).masked_fill(self._impossible(due, needs), -torch.inf), due
-        )
+        sizes = self._chosen(self._guided(head.size(summary, alike)).masked_fill(self._impossible(due, needs), -torch.inf), due)
         end = sizes == 0
         for (_, g), done in zip(due, end.tolist(), strict=True):
             if done:
@@ -174,18 +173,17 @@ class _Batch:
         barred = torch.from_numpy(needs == NOWHERE).to(self.device)
         degree_logits = self._guided(head.degree(summary, repeat(sizes))).masked_fill(barred, -torch.inf)
         degrees = self._chosen(degree_logits, due, skip) if ruled else torch.zeros_like(sizes)
-        so_far = torch.zeros_like(summary)
-        last = torch.full((b,), self.model.n_types, device=self.device)
-        taken, kinds = torch.zeros_like(repeat(last)), []
+        none, kinds = repeat(torch.zeros_like(sizes)), []
+        before = Before(torch.zeros_like(summary), none + self.model.n_types, none, none)
         needs = needs[np.arange(b), degrees.cpu().numpy()]
         small = self.capacity < np.where(end.cpu().numpy(), 0, needs)[:, None]
         forbidden = torch.from_numpy(~np.stack([g.allowed for _, g in due]) | small).to(self.device)
         for k in range(int(sizes.max())):
-            each = repeat(sizes), repeat(degrees), so_far, repeat(last)
-            logits = self._guided(self.model.type_logits(summary, *each, alike, taken, torch.full_like(taken, k)))
+            logits = self._guided(head.kind(summary, repeat(sizes), repeat(degrees), before, alike))
             last = self._chosen(logits.masked_fill(forbidden, -torch.inf), due, (sizes <= k).tolist())
-            so_far, taken = so_far + repeat(head.type_table(last)), taken + repeat(self.model.capacity[last])
             kinds.append(last)
+            last = repeat(last)
+            before = Before(before.total + head.type_table(last), last, before.count + 1, before.taken + self.model.capacity[last])
         table = torch.stack(kinds, 1).cpu().numpy()
         for (_, g), size, degree, kind in zip(due, sizes.tolist(), degrees.tolist(), table, strict=True):
             if size:

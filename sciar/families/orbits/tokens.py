@@ -86,7 +86,7 @@ class Tokenizer(AbstractTokenizer):
         self.config = config
 
     def limits(self) -> dict[str, object]:
-        return {"max_atoms": self.config.max_atoms, "properties": list(self.config.properties), "profile": self.config.profile}
+        return {"max_atoms": self.config.max_atoms, "properties": list(self.config.properties)}
 
     def statistics(self, arrays: TokenArrays) -> dict[str, object]:
         """Elements; mean and spread of each crystal system's lattice numbers, for cells of one atom; moments of the properties."""
