@@ -356,6 +356,7 @@ def _flat(mol: Any) -> Any:
     flat = Chem.RemoveHs(mol, sanitize=False)
     flat.RemoveAllConformers()
     flat.UpdatePropertyCache(strict=False)
+    Chem.KekulizeIfPossible(flat, clearAromaticFlags=True)  # else rings are drawn with dashed bonds
     rdDepictor.Compute2DCoords(flat)
     return flat
 

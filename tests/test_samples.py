@@ -172,6 +172,7 @@ def test_notebook_view_is_offline(samples: Samples) -> None:
     assert page.count("<svg") >= samples.valid[:12].sum() and page.count("data:image/png;base64,") == 12
     assert not re.search(r"""(src|href)\s*=\s*['"]?(https?:)?//""", page)
     assert samples.summary().split(":")[0] in page and "… and 4 more" in page
+    assert "stroke-dasharray" not in page, "aromatic rings have single and double bonds"
 
 
 def test_pictures(samples: Samples, tmp_path: Path) -> None:
