@@ -89,7 +89,7 @@ class Tokenizer(AbstractTokenizer):
         return {"max_atoms": self.config.max_atoms, "properties": list(self.config.properties)}
 
     def statistics(self, arrays: TokenArrays) -> dict[str, object]:
-        """Elements, also along Pettifor's scale; mean and spread of each system's lattice numbers, of cells of one atom; the properties'."""
+        """Elements, also along Pettifor's scale; mean and spread of each system's lattice numbers, of cells of one atom; properties'."""
         groups = np.asarray(arrays.arrays["group"])
         system = np.array([system_of(g) for g in range(231)])[groups]
         atoms = np.add.reduceat(np.asarray(arrays.arrays["counts"], dtype=np.int64), arrays.offsets["elements"][:-1])
