@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from sciar.batch import TokenArrays, token_fields
 from sciar.structure import Structure
@@ -27,6 +28,8 @@ Progress = Callable[[int, int], None]
 def write(kind: type, tokenizer: Any, structures: Sequence[Structure], folder: Path, progress: Progress | None = None) -> None:
     """Encode what the tokenizer can hold of `structures` into `folder`, readable by `TokenArrays.load`.
 
+    One process at a time; another one that wants the same waits, and finds it done.
+
     Args:
         kind: the family's Tokens class.
         structures: a store or a list.
@@ -35,6 +38,13 @@ def write(kind: type, tokenizer: Any, structures: Sequence[Structure], folder: P
     Raises:
         OSError: the disk is full; the chunks that are done are kept.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not (folder / "index.json").exists():
+            _write(kind, tokenizer, structures, folder, progress)
+
+
+def _write(kind: type, tokenizer: Any, structures: Sequence[Structure], folder: Path, progress: Progress | None) -> None:
     drafts = folder.with_name(f"{folder.name}.chunks")
     starts = range(0, len(structures), CHUNK)
     todo = [start for start in starts if not (_place(drafts, start) / "index.json").exists()]

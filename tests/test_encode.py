@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +42,25 @@ def test_chunks_are_the_whole_and_resume(tmp_path: Path, monkeypatch: pytest.Mon
         assert np.array_equal(again.arrays[name], array, equal_nan=array.dtype.kind == "f")
     for axis, offsets in whole.offsets.items():
         assert np.array_equal(again.offsets[axis], offsets)
+
+
+def test_two_at_once_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second waits for the first and finds everything done."""
+    structures, tokenizer = datasets.samples("qm9")[:30], Tokenizer(TokenizerConfig(max_atoms=9))
+    monkeypatch.setattr(encode, "CHUNK", 16)
+    made: list[int] = []
+    chunk, begun = encode._chunk, threading.Event()
+
+    def slow(job: tuple) -> None:
+        begun.set()
+        time.sleep(0.05)
+        made.append(1)
+        chunk(job)
+
+    monkeypatch.setattr(encode, "_chunk", slow)
+    other = threading.Thread(target=encode.write, args=(Tokens, tokenizer, structures, tmp_path / "tokens"))
+    other.start()
+    begun.wait()
+    encode.write(Tokens, tokenizer, structures, tmp_path / "tokens")
+    other.join()
+    assert made == [1, 1] and len(TokenArrays.load(Tokens, tmp_path / "tokens"))
