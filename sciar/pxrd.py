@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from jaxtyping import Float, UInt8
 
 from sciar.convert import to_pymatgen
 from sciar.errors import InputError
-from sciar.reflections import CU_KA, ROUNDS, WIDTHS, Reflections, tensor
+from sciar.reflections import CU_KA, ROUNDS, WIDTHS, Reflections, levelled, tensor
 from sciar.structure import Structure
 
 START, STOP, STEP = 5.0, 90.0, 0.1  # degrees 2θ of the binned profile
@@ -24,6 +25,7 @@ FWHM = 0.4  # degrees 2θ, of a peak that is broadened
 STRAIN = 0.03  # entries of the strain of a cell that a comparison may absorb
 PROFILE = 300  # points from which a pattern with equal steps is a measured profile
 BACKGROUND = 6.0  # degrees 2θ: what is broader than this is background
+NOISE, WEAK = 0.01, 1e-4  # of the highest point, below which heights say little: of a measured profile, of a list of peaks
 FLOOR = 0.01  # of the highest point, added to the variance in Rwp so that empty parts do not count for everything
 COMMENT = "#!;'\"/*%"
 LEVELS, UNKNOWN = 254, 255  # highest level of a profile that a network reads, and what stands where nothing was measured
@@ -37,20 +39,26 @@ class Agreement:
     """How well a simulated pattern fits another.
 
     Args:
-        cosine: of the two binned profiles, 1 = the same.
+        cosine: of the two binned profiles, 1 = the same. likeness: the same with weak peaks counting, too (`sciar.reflections.levelled`).
         rwp: weighted profile R-factor at the best scale, 0 = the same.
         strain: η that fits best, in Voigt's order: the cell becomes cell (1 - η)⁻¹.
     """
 
     cosine: float
+    likeness: float
     rwp: float
     strain: Float[np.ndarray, "6"]
 
     def strained(self, structure: Structure) -> Structure:
         """The crystal in the cell that fits best, atoms at the same fractions."""
-        assert structure.cell is not None and structure.positions is not None
-        change = np.linalg.inv(np.eye(3) - tensor(self.strain))
-        return structure.replace(cell=structure.cell @ change, positions=structure.positions @ change)
+        return strained(structure, self.strain)
+
+
+def strained(structure: Structure, strain: Float[np.ndarray, "6"]) -> Structure:
+    """The crystal in the cell (1 - η)⁻¹ times its own, atoms at the same fractions."""
+    assert structure.cell is not None and structure.positions is not None
+    change = np.linalg.inv(np.eye(3) - tensor(strain))
+    return structure.replace(cell=structure.cell @ change, positions=structure.positions @ change)
 
 
 def pattern_of(given: object) -> Pattern:
@@ -238,28 +246,41 @@ def agreement(structure: Structure, wanted: Pattern, strain: float = STRAIN) -> 
 
     Source: Young, The Rietveld Method, 1993, for Rwp; `sciar.reflections` for the fit.
     """
-    low, high = (max(START, wanted[0, 0]), min(STOP, wanted[-1, 0])) if is_profile(wanted) else (START, STOP)
-    if high - low < 1.0:  # nothing of it is where patterns are compared
-        low, high = START, STOP
-    at, mine, target = grid(low, high), Reflections.of(structure), binned(wanted, low, high)
-    found = [np.zeros(6), *([_strain(mine, wanted, at, strain)] if strain and target.any() else [])]
+    at, targets = compared(wanted, (*WIDTHS, FWHM))
+    mine, target = Reflections.of(structure), targets[-1]
+    found = [np.zeros(6), *([_strain(mine, targets, at, strain)] if strain and target.any() else [])]
     curves = [mine.profile(at, FWHM, entries) for entries in found]
     cosines = [float(curve @ target) / (float(np.linalg.norm(curve) * np.linalg.norm(target)) or 1.0) for curve in curves]
     best = int(np.argmax(cosines))
     if cosines[best] <= 0:
-        return Agreement(0.0, 1.0, np.zeros(6))
-    curve, weight = curves[best] / curves[best].max(), 1 / (target + FLOOR)
+        return Agreement(0.0, 0.0, 1.0, np.zeros(6))
+    curve, target = curves[best] / curves[best].max(), target / target.max()
+    mine_level, level = (levelled(np.clip(c, 0, None), floor_of(wanted))[0] for c in (curve, target))
+    likeness = float(mine_level @ level) / float(np.linalg.norm(mine_level) * np.linalg.norm(level))
+    weight = 1 / (target + FLOOR)
     scale = float((weight * target * curve).sum() / (weight * curve**2).sum())
     rwp = float(np.sqrt((weight * (target - scale * curve) ** 2).sum() / (weight * target**2).sum()))
-    return Agreement(cosines[best], rwp, found[best])
+    return Agreement(cosines[best], likeness, rwp, found[best])
 
 
-def _strain(mine: Reflections, wanted: Pattern, at: Float[np.ndarray, "g"], most: float) -> Float[np.ndarray, "6"]:
+def floor_of(wanted: Pattern) -> float:
+    """Heights of the highest point below which a pattern says little: a measured profile has noise, a list of peaks has none."""
+    return NOISE if is_profile(wanted) else WEAK
+
+
+def compared(wanted: Pattern, widths: Sequence[float]) -> tuple[Float[np.ndarray, "g"], list[Float[np.ndarray, "g"]]]:
+    """Angles where a pattern is compared, and the pattern there with peaks of each width (FWHM, degrees 2θ), of length 1 or zero."""
+    low, high = (max(START, wanted[0, 0]), min(STOP, wanted[-1, 0])) if is_profile(wanted) else (START, STOP)
+    if high - low < 1.0:  # nothing of it is where patterns are compared
+        low, high = START, STOP
+    curves = [binned(wanted, low, high, fwhm=fwhm) for fwhm in widths]
+    return grid(low, high), [curve / max(float(np.linalg.norm(curve)), 1e-300) for curve in curves]
+
+
+def _strain(mine: Reflections, targets: list[np.ndarray], at: Float[np.ndarray, "g"], most: float) -> Float[np.ndarray, "6"]:
     """The strain of at most so much that fits best."""
     from scipy.optimize import minimize
 
-    targets = [binned(wanted, at[0], at[-1], fwhm=fwhm) for fwhm in (*WIDTHS, FWHM)]
-    targets = [target / max(float(np.linalg.norm(target)), 1e-300) for target in targets]
     alike = [np.array([k] * 3 + [0.0] * 3) for k in np.linspace(-most, most, 2 * round(most / 2e-3) + 1)]
     entries = min(alike, key=lambda strain: mine.misfit(strain, at, targets[0], WIDTHS[0])[0])
     for target, fwhm in zip(targets, (*WIDTHS, FWHM), strict=True):

@@ -45,24 +45,8 @@ class Reflections:
         Raises:
             InputError: no crystal, or an element without scattering factors.
         """
-        if structure.cell is None or structure.positions is None:
-            raise InputError("pxrd: expected a crystal, got a structure without a cell; give it one")
-        x, longest = fractional(structure), 2 / CU_KA * np.sin(np.radians(STOP / 2))
-        most = np.floor(longest * np.linalg.norm(structure.cell, axis=1)).astype(int)
-        index = np.stack(np.meshgrid(*[np.arange(-k, k + 1) for k in most], indexing="ij"), -1).reshape(-1, 3)
-        index = index[len(index) // 2 + 1 :]  # the other half is its mirror image, (0 0 0) in the middle
-        q = index @ np.linalg.inv(structure.cell).T
-        seen = np.linalg.norm(q, axis=1) < longest
-        index, q = index[seen], q[seen]
-        s = (q**2).sum(1) / 4  # (sin θ / λ)²
-        factor = np.zeros(len(q), dtype=complex)
-        for z in np.unique(structure.numbers).tolist():
-            if SYMBOLS[z] not in _scattering():
-                raise InputError(f"pxrd: expected elements with known scattering factors, got {SYMBOLS[z]}; leave the pattern out")
-            a, b = np.array(_scattering()[SYMBOLS[z]]).T
-            atom = z - 41.78214 * s * (a * np.exp(-b * s[:, None])).sum(1)
-            factor += atom * np.exp(2j * np.pi * (index @ x[structure.numbers == z].T)).sum(1)
-        square = np.abs(factor) ** 2
+        index, q, factor = scattering(structure)
+        square = np.abs((factor * np.exp(2j * np.pi * (index @ fractional(structure).T))).sum(1)) ** 2
         strong = square > WEAKEST * square.max(initial=0)
         return cls(q[strong], square[strong])
 
@@ -85,34 +69,76 @@ class Reflections:
     def misfit(
         self, strain: Float[np.ndarray, "6"], at: Float[np.ndarray, "g"], wanted: Float[np.ndarray, "g"], fwhm: float
     ) -> tuple[float, Float[np.ndarray, "6"]]:
-        """Minus the cosine with a profile of length 1, and its gradient; that of the Lorentz-polarisation factor, a hundredth, left out."""
-        curve, place, slope, speed = self._peaks(at, fwhm, strain)
-        norm = float(np.linalg.norm(curve))
-        if not norm:
-            return 0.0, np.zeros(6)
-        cosine = float(curve @ wanted) / norm
-        pull = wanted / norm - cosine * curve / norm**2
-        moved = (slope * pull[place]).sum(1)[:, None] * speed  # of the cosine by each entry of q'
+        """The first two of `gradients`."""
+        return self.gradients(strain, at, wanted, fwhm)[:2]
+
+    def gradients(
+        self, strain: Float[np.ndarray, "6"], at: Float[np.ndarray, "g"], wanted: Float[np.ndarray, "g"], fwhm: float, floor: float = 0.0
+    ) -> tuple[float, Float[np.ndarray, "6"], Float[np.ndarray, "p"]]:
+        """Minus the cosine with a profile of length 1, and its gradient by the strain and by each |F|².
+
+        That of the Lorentz-polarisation factor by the strain, a hundredth, and that of the highest point are left out. With a `floor`
+        above 0 the profiles are compared as `levelled` makes them.
+        """
+        curve, place, peak, slope, speed = self._peaks(at, fwhm, strain)
+        highest = float(curve.max(initial=0.0))
+        if not highest:
+            return 0.0, np.zeros(6), np.zeros(len(self.square))
+        level, rise = levelled(curve / highest, floor) if floor else (curve / highest, np.ones_like(curve))
+        norm = float(np.linalg.norm(level))
+        cosine = float(level @ wanted) / norm
+        pull = ((wanted / norm - cosine * level / norm**2) * rise / highest)[place]
+        moved = self.square[:, None] * (slope * pull).sum(1)[:, None] * speed  # of the cosine by each entry of q'
         by = -(self.q.T @ moved)
         by = by + by.T
-        return -cosine, -np.array([by[i, j] / (2 if i == j else 1) for i, j in AXES])
+        return -cosine, -np.array([by[i, j] / (2 if i == j else 1) for i, j in AXES]), -(peak * pull).sum(1)
 
-    def _peaks(self, at: np.ndarray, fwhm: float, strain: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The profile; places on the grid that each peak reaches, its slope there by 2θ, and ∂2θ/∂q'."""
+    def _peaks(self, at: np.ndarray, fwhm: float, strain: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The profile; places on the grid that each peak reaches, its height there and its slope by 2θ, both for |F|² = 1; ∂2θ/∂q'."""
         q = self.q - self.q @ tensor(strain)
         length = np.linalg.norm(q, axis=1)
         theta = np.arcsin(np.clip(length * CU_KA / 2, 1e-6, 0.999))
-        height = self.square * _lorentz(theta)
         sigma, step, angle = fwhm / 2.3548, at[1] - at[0], 2 * np.degrees(theta)
         width = int(np.ceil(5 * sigma / step))
         place = np.round((angle - at[0]) / step).astype(np.int64)[:, None] + np.arange(-width, width + 1)
         off = at[0] + step * place - angle[:, None]
         seen = (place >= 0) & (place < len(at))
         place = np.where(seen, place, 0)
-        peak = height[:, None] * np.exp(-0.5 * (off / sigma) ** 2) * seen
-        curve = np.bincount(place.ravel(), peak.ravel(), len(at))
+        peak = _lorentz(theta)[:, None] * np.exp(-0.5 * (off / sigma) ** 2) * seen
+        curve = np.bincount(place.ravel(), (self.square[:, None] * peak).ravel(), len(at))
         speed = (np.degrees(CU_KA) / (np.cos(theta) * length))[:, None] * q
-        return curve, place, peak * off / sigma**2, speed
+        return curve, place, peak, peak * off / sigma**2, speed
+
+
+def levelled(curve: Float[np.ndarray, "g"], floor: float) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g"]]:
+    """(y + floor)^¼ - floor^¼ of a profile whose highest point is 1, and its slope: weak peaks count, what is below the floor hardly."""
+    root = (curve + floor) ** 0.25
+    return root - floor**0.25, 0.25 * root / (curve + floor)
+
+
+def scattering(structure: Structure) -> tuple[Int[np.ndarray, "p 3"], Float[np.ndarray, "p 3"], Float[np.ndarray, "p n"]]:
+    """Miller indices up to `STOP` at Cu Kα, one of each pair ±; the q of each in 1/Å; the scattering factor of every atom there.
+
+    Raises:
+        InputError: no crystal, or an element without scattering factors.
+    """
+    if structure.cell is None or structure.positions is None:
+        raise InputError("pxrd: expected a crystal, got a structure without a cell; give it one")
+    longest = 2 / CU_KA * np.sin(np.radians(STOP / 2))
+    most = np.floor(longest * np.linalg.norm(structure.cell, axis=1)).astype(int)
+    index = np.stack(np.meshgrid(*[np.arange(-k, k + 1) for k in most], indexing="ij"), -1).reshape(-1, 3)
+    index = index[len(index) // 2 + 1 :]  # the other half is its mirror image, (0 0 0) in the middle
+    q = index @ np.linalg.inv(structure.cell).T
+    seen = np.linalg.norm(q, axis=1) < longest
+    index, q = index[seen], q[seen]
+    s = (q**2).sum(1) / 4  # (sin θ / λ)²
+    factor = np.zeros((len(q), structure.n_atoms))
+    for z in np.unique(structure.numbers).tolist():
+        if SYMBOLS[z] not in _scattering():
+            raise InputError(f"pxrd: expected elements with known scattering factors, got {SYMBOLS[z]}; leave the pattern out")
+        a, b = np.array(_scattering()[SYMBOLS[z]]).T
+        factor[:, structure.numbers == z] = (z - 41.78214 * s * (a * np.exp(-b * s[:, None])).sum(1))[:, None]
+    return index, q, factor
 
 
 def _lorentz(theta: Float[np.ndarray, "p"]) -> Float[np.ndarray, "p"]:

@@ -237,25 +237,29 @@ class Samples(Sequence["Verdict"]):
 
         return self._changed(lambda s: lattice.symmetrized(s, tolerance, conventional))
 
-    def fit_pattern(self, pattern: Any) -> Samples:
-        """Valid crystals in the cell that fits a powder pattern best, atoms at the same fractions; judged again, in the same order.
+    def fit_pattern(self, pattern: Any, positions: bool = True) -> Samples:
+        """Valid crystals in the cell that fits a powder pattern best, their atoms moved too (Rietveld); judged again, in the same order.
 
         How far they fit is in their properties (`pxrd_cosine`, `pxrd_rwp`), as is the largest entry of the strain (`pxrd_strain`).
 
         Args:
             pattern: rows (2θ in degrees at Cu Kα, intensity) or a file.
+            positions: False leaves the atoms at their fractions.
 
         Raises:
             InputError: no pattern; see `sciar.pxrd.checked`.
         """
-        from sciar import pxrd
+        from sciar import pxrd, rietveld
 
         rows = pxrd.pattern_of(pattern)
 
         def fitted(structure: Structure) -> Structure:
-            fit = pxrd.agreement(structure, rows)
-            strain = float(np.abs(fit.strain).max())
-            return fit.strained(structure).with_info(pxrd_cosine=fit.cosine, pxrd_rwp=fit.rwp, pxrd_strain=strain)
+            if positions:
+                found, fit = rietveld.refined(structure, rows)
+            else:
+                fit = pxrd.agreement(structure, rows)
+                found = fit.strained(structure)
+            return found.with_info(pxrd_cosine=fit.cosine, pxrd_rwp=fit.rwp, pxrd_strain=float(np.abs(fit.strain).max()))
 
         return self._changed(fitted)
 

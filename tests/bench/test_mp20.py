@@ -151,6 +151,10 @@ def test_pattern_chooses_the_right_draw(mp20: list[Structure]) -> None:
     result = bench.run("pxrd", samples=draws, n=4, draws=2)
     assert result.raw["match_rate"] == 0 and result.ranked is not None and result.ranked["match_rate"] == 0.75
     assert result.ranked["cosine"] == pytest.approx(1) and result.raw["composition_exact"] == 0.5
+    off = mp20[1].replace(positions=mp20[1].positions + np.array([[0.1, 0, 0]] + [[0, 0, 0]] * (mp20[1].n_atoms - 1)))
+    draws[1][1] = off
+    kept, moved = (bench.run("pxrd", samples=draws, n=4, draws=2, refine=k).ranked or {} for k in (0, 2))
+    assert moved["match_rate"] == kept["match_rate"] == 0.75 and moved["rmse"] < 0.7 * kept["rmse"] and moved["cosine"] > kept["cosine"]
 
 
 def test_pattern_with_a_model(tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ def test_every_kernel_trains(molecules: list, tokenizer: Tokenizer, kernel: str,
             row_bias=reader,
             places=reader,
             room=reader,
+            excess=reader and kernel == "absorbing",
         ),
         tokenizer,
     )
@@ -207,10 +208,10 @@ def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list, tokeni
 @pytest.mark.parametrize(("kernel", "walk", "reader"), [("absorbing", 0, True), ("absorbing", 3, True), ("marginal", 0, False)])
 def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kernel: str, walk: int, reader: bool) -> None:
     """Clean states, edge logits and readings of every block: from the sampler's cache, and from one pass over the doubled graph."""
-    chosen = dataclasses.replace(TINY, kernel=kernel, walk=walk, reader=reader, row_bias=reader, places=reader)
+    chosen = dataclasses.replace(TINY, kernel=kernel, walk=walk, reader=reader, row_bias=reader, places=reader, shown=reader, excess=reader)
     model = Model(chosen, tokenizer, {"capacity": [3, 2, 1, 1, 4, 1, 2, 3]}).eval()
     if reader:
-        for zero in (model.told, model.of_row, model.free, model.spare):
+        for zero in (model.told, model.of_row, model.free, model.spare, model.excess):
             torch.nn.init.normal_(zero.weight, std=0.1)
     record = tokenizer.encode(molecules[0])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
@@ -262,7 +263,9 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
 def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, tokenizer: Tokenizer, seed: int) -> None:
     """Every feature of every open row, with some rows of the block shown, some in part, some hidden; and the counts for the header."""
     capacity = [4, 3, 2, 1, 4, 1, 3, 2]
-    model = Model(dataclasses.replace(TINY, partial=0.7, shown=seed > 1, places=True), tokenizer, {"capacity": capacity}).eval()
+    model = Model(
+        dataclasses.replace(TINY, partial=0.7, shown=seed > 1, places=True, excess=seed > 1), tokenizer, {"capacity": capacity}
+    ).eval()
     record = tokenizer.encode(molecules[seed])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     generator = torch.Generator().manual_seed(seed)
@@ -282,9 +285,8 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
         assert batch._alike([graph]).tolist() == [alike] and trained[0, b].tolist() == alike
         columns = [*range(mine[0]), *(n + k for k in range(mine[0], end))]
         wanted = {name: getattr(rows, name)[0, n + mine].numpy() for name in ("kind", "level", "degree", "left", "spent", "size", "role")}
-        wanted |= {
-            name: getattr(rows, name)[0, n + mine][:, columns].numpy() for name in ("codes", "apart", "used", "near", "free", "sees")
-        }
+        pairs = ("codes", "apart", "used", "near", "free", "sees", *(["limit"] if seed > 1 else []))
+        wanted |= {name: getattr(rows, name)[0, n + mine][:, columns].numpy() for name in pairs}
         graph.begin(record.kind[mine], int(record.degree[mine[0]]))
         known = np.where(wanted["codes"] <= 3, wanted["codes"], 0)
         graph.orders[mine[0] : end, :end], graph.orders[:end, mine[0] : end] = known, known.T
@@ -310,7 +312,7 @@ def test_the_sampler_tells_the_header_what_training_told_it(molecules: list, tok
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     task = task_of(model, clean, lambda *s: torch.rand(s, generator=torch.Generator().manual_seed(seed)))
     x, _, read = model.answers(task.rows, None)
-    trained = sum(float(v) for v in model._header_loss(clean, x[:, : len(record.kind)], read, None).values())
+    trained = sum(float(v) for v in model._header_loss(clean, x[:, : len(record.kind)], read, None, lambda nats: nats).values())
     graph = begun(model, 0, Prompt(), (0, 0))
     graph.most = len(record.kind)
     batch = _Batch(model, [graph], [Prompt()], 1, Options(connected=False))

@@ -42,6 +42,7 @@ KERNELS = ("absorbing", "marginal", "uniform", "block")
 N_CODES = 10  # of pairs, see `task`
 MOST_USED, MOST_APART, MOST_LEFT = 8, 16, 16  # clipped counts: bond orders in use, blocks between two nodes, open bonds
 UNLIKELY = -9.0  # ln p of choices that the network is not taught to avoid, as it would hardly make them
+EXCESS, MOST_EXCESS = 20.0, 3  # nats for a weight of 1, as they go far; bond orders beyond the free places that are told apart
 MOST_ALIKE = 20  # clipped count of nodes with equally many free places
 
 
@@ -63,6 +64,8 @@ class ModelConfig:
             less what is used, and the header how many nodes have 1, 2, 3, 4 or more of them.
         room: besides, which sizes and types are likely is learnt for each combination of free places by itself, and the types of a block
             are drawn knowing what those before them leave of all places, for how many nodes; needs `places`.
+        excess: the log-odds of bond orders beyond the free places of an end have a part that depends on how far beyond alone, so that what
+            is never seen in any state is learnt for all states at once; needs `places` and `shown`.
         row_bias: the log-odds of bond orders have a part that a row says whatever the other end is, as a hydrogen has single bonds only.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
@@ -81,6 +84,7 @@ class ModelConfig:
     reader: bool = False
     places: bool = False
     room: bool = False
+    excess: bool = False
     row_bias: bool = False
     count: bool = False
     unconditional: float = 0.2
@@ -91,6 +95,8 @@ class ModelConfig:
             raise InputError(f"ModelConfig.heads: expected a divisor of width {self.width}, got {self.heads}")
         if self.room and not self.places:
             raise InputError("ModelConfig.room: expected model.places=true with it; set both")
+        if self.excess and not (self.places and self.shown and self.kernel == "absorbing"):
+            raise InputError("ModelConfig.excess: expected kernel absorbing with model.places=true and model.shown=true; set them")
         if self.steps < 1 or self.blocks < 0 or self.walk < 0:
             raise InputError(f"ModelConfig: expected steps ≥ 1, blocks ≥ 0, walk ≥ 0, got {self.steps}, {self.blocks}, {self.walk}")
 
@@ -137,6 +143,8 @@ class Model(AbstractModel):
         self.edge = nn.Linear(2 * p, self.n_orders)
         if config.row_bias:
             self.of_row = nn.Linear(w, self.n_orders, bias=False)
+        if config.excess:
+            self.excess = nn.Embedding(MOST_EXCESS, 1)
         initialise(self, config.layers)
         for table in (self.used, self.near, self.apart, self.left, self.sizes, self.degrees, self.virtual):
             nn.init.normal_(table.weight, std=0.2)
@@ -150,6 +158,8 @@ class Model(AbstractModel):
             nn.init.zeros_(self.told.weight)
         if config.row_bias:
             nn.init.zeros_(self.of_row.weight)
+        if config.excess:
+            nn.init.zeros_(self.excess.weight)
         shares = torch.tensor(self.statistics.get("pairs") or [0.9] + [0.1 / self.n_orders] * self.n_orders)
         self.register_buffer("shares", shares, persistent=False)
         capacity = self.statistics.get("capacity") or [MOST_USED] * self.n_types
@@ -190,10 +200,16 @@ class Model(AbstractModel):
         """What the heads know of a pair: its state and those of its two nodes."""
         return F.silu(pairs.ends(self.ends(x), self.ends(columns)) + self.middle(e))
 
-    def edges(self, x: Float[Tensor, "b r d"], joint: Float[Tensor, "P q"], pairs: Pairs) -> Float[Tensor, "b r c o"]:
+    def edges(self, x: Float[Tensor, "b r d"], joint: Float[Tensor, "P q"], pairs: Pairs, rows: Rows) -> Float[Tensor, "b r c o"]:
         """Log-odds of every bond order against no bond, of what each row sees."""
         odds = pairs.by_row(self.edge(joint).float())
-        return odds + self.of_row(x).float()[:, :, None] if self.config.row_bias else odds
+        if self.config.row_bias:
+            odds = odds + self.of_row(x).float()[:, :, None]
+        if rows.limit is not None:
+            beyond = torch.arange(1, self.n_orders + 1, device=x.device) - rows.limit[..., None]
+            known = EXCESS * self.excess.weight[(beyond - 1).clamp(0, MOST_EXCESS - 1), 0].float()
+            odds = odds + torch.where(beyond > 0, known, 0.0)
+        return odds
 
     def conditioned(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"] | None:
         """State of the wanted properties in their own units; nan = free."""
@@ -251,7 +267,7 @@ class Model(AbstractModel):
         joint = self.joint(x, x, e, pairs)
         readers = int((rows.role[0] == READER).sum())
         read = self.read(x[:, -readers:], pairs.by_row(joint)[:, -readers:]) if readers else None
-        return x, self.edges(x, joint, pairs), read
+        return x, self.edges(x, joint, pairs, rows), read
 
     def read(self, x: Float[Tensor, "b l d"], joint: Float[Tensor, "b l c q"]) -> Float[Tensor, "b l d"]:
         """What readers add to the summary: of their own states, and of a sum over all they see, in which numbers of nodes count."""

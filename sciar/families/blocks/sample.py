@@ -110,7 +110,7 @@ class _Batch:
         self.states[torch.arange(len(at), device=self.device)[:, None], at] = x
         joint = self.model.joint(x, self.states[:, : rows.sees.shape[2]], e, pairs)
         drawing = any(g.phase == "edges" for _, g in active)
-        logits = self._guided(self.model.edges(x, joint, pairs)).double().cpu().numpy() if drawing else None
+        logits = self._guided(self.model.edges(x, joint, pairs, rows)).double().cpu().numpy() if drawing else None
         summands = (self.model.summands(x).float() * (rows.role == CLEAN)[..., None] * rows.sees.any(-1, keepdim=True)).sum(1)
         if self.model.config.reader:
             one = torch.arange(len(x), device=x.device), (rows.role == READER).long().argmax(1)
@@ -233,6 +233,7 @@ class _Batch:
         time, at = np.zeros((b, r), dtype=np.float32), np.full((b, r), self.states.shape[1] - 1)
         walks = np.zeros((b, r, c, 2 * self.model.config.walk), dtype=np.float32) if self.model.config.walk else None
         free = np.zeros((b, r, c), dtype=np.int64) if self.model.config.places else None
+        limit = np.full((b, r, c), MOST_PLACES) if self.model.config.excess else None
         for slot, g in live:
             s, n, block = g.size, g.n, slice(g.start, g.n)
             edges = g.phase == "edges"
@@ -253,6 +254,10 @@ class _Batch:
                 node["left"][slot, :s], node["size"][slot, :s] = g.left, s
                 node["spent"][slot, :s] = g.orders[block, :n].sum(1)
                 time[slot, :s] = g.time / self.steps
+                if limit is not None:
+                    own = self.largest[g.kind[block]] - g.orders[block, :n].sum(1) - np.maximum(g.left - 1, 0)
+                    ends = np.concatenate([self.largest[g.kind[: g.start]] - past.sum(1), own])
+                    limit[slot, :s, :n] = np.minimum(own[:, None], ends)
             if walks is not None:
                 walks[slot, :s, :n] = _walks(g, self.model.config.walk)
             if slot in reading:  # it stands where the next node will
@@ -275,6 +280,7 @@ class _Batch:
             sees=send(sees),
             walks=None if walks is None else send(walks),
             free=None if free is None else send(free),
+            limit=None if limit is None else send(limit),
             time=send(time),
         ), send(at)
 

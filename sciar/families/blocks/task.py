@@ -34,6 +34,8 @@ class Rows:
         codes: state of each pair. apart: blocks between its nodes. used, near: bond orders and neighbours that the
         earlier node of a pair has in the blocks before the later node's. walks: RRWP features of the pair.
         free: 1 + free places of the earlier node of a pair, 0 where there is none; None where they are not told.
+        limit: largest bond order that an open row and a column have free places for, at least one for each other open bond of the row
+            kept; None where it is not told.
         sees: what each row attends to. time: noise level of each row in [0, 1], 0 where there is none.
     """
 
@@ -49,6 +51,7 @@ class Rows:
     used: Int[Tensor, "b r c"]
     near: Int[Tensor, "b r c"]
     free: Int[Tensor, "b r c"] | None
+    limit: Int[Tensor, "b r c"] | None
     sees: Bool[Tensor, "b r c"]
     walks: Float[Tensor, "b r c w"] | None
     time: Float[Tensor, "b r"]
@@ -190,11 +193,17 @@ def _rows(
             count[:, n:] += mates @ drawn[..., :n].float()
         count = F.pad(count.long() * strict, (0, v))
         counts.append(count + count.transpose(1, 2))
-    free = None
+    free = limit = None
+    nothing = torch.zeros_like(clean.degree)
+    left, spent = join(nothing, left), join(nothing, known.sum(-1))
     if config.places:
-        earlier = F.pad(strict, (0, v))
-        left_of = ((model.capacity[join(clean.kind, kind)][:, None] - counts[0]).clamp(0, MOST_PLACES) + 1) * earlier
+        earlier, capacity = F.pad(strict, (0, v)), model.capacity[join(clean.kind, kind)]
+        remaining = capacity[:, None] - counts[0]
+        left_of = (remaining.clamp(0, MOST_PLACES) + 1) * earlier
         free = left_of + left_of.transpose(1, 2)
+        if config.excess:
+            own = capacity - spent - (left - 1).clamp(min=0)
+            limit = torch.minimum(own[..., None], torch.where(earlier, remaining, own[:, None]))
     distance = (levels[:, None] - levels[:, :, None]).abs()
     walks = walk_features(clean, levels, config.walk) if config.walk else None
     return Rows(
@@ -202,14 +211,15 @@ def _rows(
         level=levels,
         role=roles,
         degree=join(clean.degree, degree),
-        left=join(torch.zeros_like(clean.degree), left),
-        spent=join(torch.zeros_like(clean.degree), known.sum(-1)),
-        size=join(torch.zeros_like(clean.degree), size),
+        left=left,
+        spent=spent,
+        size=join(nothing, size),
         codes=torch.cat([left_columns, right_columns], 2),
         apart=distance,
         used=counts[0],
         near=counts[1],
         free=free,
+        limit=limit,
         sees=sees,
         walks=walks,
         time=join(torch.zeros(b, n, device=time.device), time),
