@@ -47,19 +47,17 @@ class FeedbackConfig:
         check: what a draw has to be: "valid", "moses" (valid and passes MOSES' filters), "connected", "planar", "tree", "sbm"; empty = none
             are drawn.
         weight: of the probability of a draw at fault against the nats of a record.
-        draws: per step. every: steps from one drawing to the next, which draws for all of them.
-        options: of the sampler.
+        draws: per step. options: of the sampler.
     """
 
     check: str = ""
     weight: float = 10.0
     draws: int = 64
-    every: int = 2
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.weight <= 0 or self.draws < 1 or self.every < 1:
-            raise InputError(f"train.feedback: expected weight > 0, draws ≥ 1, every ≥ 1, got {self.weight}, {self.draws}, {self.every}")
+        if self.weight <= 0 or self.draws < 1:
+            raise InputError(f"train.feedback: expected weight > 0 and draws ≥ 1, got {self.weight}, {self.draws}")
 
 
 @dataclass(frozen=True, slots=True)

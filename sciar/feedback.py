@@ -5,15 +5,14 @@ none, and one such choice spoils a whole draw. So training minimises, besides th
 
     w · P(fault),    whose gradient is    w · E[1(x at fault) ∇ ln p(x)]    over own draws x
 
-(score function; Williams 1992, REINFORCE, with reward -1 for a fault). Draws come from the weights as they are, a few steps old at
-most, and are judged as every sample is. The records keep the rest of the law where it is. A check must be one that all of the training
-data pass, else the law becomes another than that of the data.
+(score function; Williams 1992, REINFORCE, with reward -1 for a fault). Draws come from the weights as they are and are judged as every
+sample is, which needs the chemistry libraries. The records keep the rest of the law where it is. A check must be one that all of the
+training data pass, else the law becomes another than that of the data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -50,7 +49,7 @@ def refuse(config: FeedbackConfig, model: type[Model]) -> None:
 
 
 class Feedback:
-    """Own draws at fault, step by step.
+    """Own draws at fault, step by step; what a step gets depends on the seed, the step and the weights alone.
 
     Args:
         model: being trained, on its device. kind: its family's `Tokens`. config: how many, judged how. seed: of the draws.
@@ -62,33 +61,25 @@ class Feedback:
     def __init__(self, model: Model, kind: type, config: FeedbackConfig, seed: int) -> None:
         refuse(config, type(model))
         self.model, self.kind, self.config, self.seed = model, kind, config, seed
-        self.share, self._drawn = 0.0, -1
-        self._faulty: list[list[Any]] = []
 
     def of(self, step: int, rank: int = 0) -> Batch | None:
-        """The draws at fault that this step learns from, None if there are none; draws anew where it is due.
-
-        `share` is then the share of the latest draws that were at fault.
-        """
-        due = step // self.config.every
-        if due != self._drawn:
-            self._drawn, n = due, self.config.draws * self.config.every
-            stream = int(np.random.default_rng([self.seed, STREAM, due, rank]).integers(2**31))
-            faulty = self._draw([(stream, k) for k in range(n)])
-            self.share = len(faulty) / n
-            self._faulty = [faulty[k :: self.config.every] for k in range(self.config.every)]
-        mine = self._faulty[step % self.config.every]
-        return collate(self.kind, mine).to(next(self.model.parameters()).device) if mine else None
-
-    def _draw(self, keys: list[tuple[int, int]]) -> list[Any]:
+        """The draws at fault of this step, None if there are none."""
+        stream = int(np.random.default_rng([self.seed, STREAM, step, rank]).integers(2**31))
+        keys = [(stream, k) for k in range(self.config.draws)]
         training = self.model.training
         self.model.eval()
-        drawn = list(self.model.sample([Prompt()] * len(keys), keys, self.config.draws, **self.config.options))
+        drawn = sorted(self.model.sample([Prompt()] * len(keys), keys, len(keys), **self.config.options), key=lambda draw: draw.index)
         self.model.train(training)
-        sound = CHECKS[self.config.check]
-        judged = [(draw, validate(self.model.tokenizer.decode(draw.tokens))) for draw in sorted(drawn, key=lambda draw: draw.index)]
-        return [draw.tokens for draw, verdict in judged if not (verdict.valid and sound(verdict))]
+        faulty = [draw.tokens for draw in drawn if not self._sound(validate(self.model.tokenizer.decode(draw.tokens)))]
+        return collate(self.kind, faulty).to(next(self.model.parameters()).device) if faulty else None
+
+    def share(self, batch: Batch | None) -> float:
+        """Of the draws that were at fault."""
+        return len(batch) / self.config.draws if batch is not None else 0.0
 
     def weight(self, batch: Batch) -> float:
         """Of the mean `aversion` of `batch`, so that its gradient is that of the probability of a fault; at most MOST of a record's."""
-        return min(self.config.weight * len(batch) / self.config.draws, MOST)
+        return min(self.config.weight * self.share(batch), MOST)
+
+    def _sound(self, verdict: Verdict) -> bool:
+        return verdict.valid and CHECKS[self.config.check](verdict)

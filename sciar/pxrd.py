@@ -255,7 +255,7 @@ def agreement(structure: Structure, wanted: Pattern, strain: float = STRAIN) -> 
     if cosines[best] <= 0:
         return Agreement(0.0, 0.0, 1.0, np.zeros(6))
     curve, target = curves[best] / curves[best].max(), target / target.max()
-    mine_level, level = (levelled(np.clip(c, 0, None), floor_of(wanted))[0] for c in (curve, target))
+    mine_level, level = (levelled(c, floor_of(wanted))[0] for c in (curve, target))
     likeness = float(mine_level @ level) / float(np.linalg.norm(mine_level) * np.linalg.norm(level))
     weight = 1 / (target + FLOOR)
     scale = float((weight * target * curve).sum() / (weight * curve**2).sum())

@@ -81,7 +81,7 @@ def refined(structure: Structure, wanted: Pattern, strain: float = STRAIN, shift
     bounds = list(zip(-most, most, strict=True))
     for (fwhm, weak), target in zip(STAGES, targets, strict=True):
         floor = floor_of(wanted) if weak else 0.0
-        goal = levelled(np.clip(target, 0, None) / target.max(), floor)[0] if weak else target
+        goal = levelled(target / target.max(), floor)[0] if weak else target
 
         def misfit(z: np.ndarray, *how: Any) -> tuple[float, np.ndarray]:
             value, by_moved, by_strain = crystal.misfit((z * unit)[:-6].reshape(n, 3), (z * unit)[-6:], at, *how)

@@ -57,7 +57,7 @@ class Learner(L.LightningModule):
         """What own draws at fault take from the loss; notes their share."""
         assert self.feedback
         faulty = self.feedback.of(self.global_step, self.global_rank)
-        parts["fault"] = torch.tensor(self.feedback.share)
+        parts["fault"] = torch.tensor(self.feedback.share(faulty))
         if faulty is None:
             return parts["loss"] * 0
         generator = self._generator(self.config.train.seed, self.global_step, self.global_rank, "feedback")

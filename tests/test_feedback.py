@@ -50,22 +50,20 @@ def model() -> blocks.Model:
 
 
 def test_only_draws_at_fault_are_handed_out(model: blocks.Model) -> None:
-    """Each once, the same for the same seed and step, whatever came before; the model stays in training."""
-    chosen = FeedbackConfig("valid", draws=12, every=2)
+    """All of them, the same for the same seed and step, whatever came before; the model stays in training."""
+    chosen = FeedbackConfig("valid", draws=24)
     own = Feedback(model.train(), blocks.Tokens, chosen, seed=3)
-    batches = [own.of(step) for step in range(4)]
-    assert model.training
-    again = Feedback(model, blocks.Tokens, chosen, seed=3)
-    later = again.of(2)
-    assert later is not None and batches[2] is not None and all(torch.equal(later[name], batches[2][name]) for name in later.tokens)
-    assert sum(len(batch) for batch in batches[2:] if batch is not None) == round(own.share * 24)
-    keys = [(int(np.random.default_rng([3, 5, 1, 0]).integers(2**31)), k) for k in range(24)]
-    drawn = [draw.tokens for draw in model.sample([Prompt()] * 24, keys, 12)]
-    bad = [t for t in drawn if not validate(model.tokenizer.decode(t)).valid]
-    assert len(bad) == round(own.share * 24) and 0 < len(bad) < 24
-    sizes = TokenArrays.from_tokens(blocks.Tokens, bad).lengths("nodes").tolist()
-    assert sorted(sizes) == sorted(n for batch in batches[2:] if batch is not None for n in batch.masks["nodes"].sum(1).tolist())
-    assert own.weight(later) == min(MOST, chosen.weight * len(later) / 12)
+    first, batch = own.of(0), own.of(2)
+    again = Feedback(model, blocks.Tokens, chosen, seed=3).of(2)
+    assert model.training and first is not None and batch is not None and again is not None
+    assert all(torch.equal(again[name], batch[name]) for name in batch.tokens)
+    assert any(first[name].shape != batch[name].shape or not torch.equal(first[name], batch[name]) for name in batch.tokens)
+    keys = [(int(np.random.default_rng([3, 5, 2, 0]).integers(2**31)), k) for k in range(24)]
+    drawn = sorted(model.sample([Prompt()] * 24, keys, 24), key=lambda draw: draw.index)
+    bad = [draw.tokens for draw in drawn if not validate(model.tokenizer.decode(draw.tokens)).valid]
+    assert 0 < len(bad) < 24 and own.share(batch) == len(bad) / 24 and own.share(None) == 0
+    assert TokenArrays.from_tokens(blocks.Tokens, bad).lengths("nodes").tolist() == batch.masks["nodes"].sum(1).tolist()
+    assert own.weight(batch) == min(MOST, chosen.weight * len(bad) / 24)
 
 
 def test_what_is_hardly_chosen_asks_for_nothing(model: blocks.Model) -> None:

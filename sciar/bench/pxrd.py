@@ -1,6 +1,7 @@
 """Structure from a powder pattern and a composition: 500 test crystals of MP-20, their simulated patterns, one candidate kept.
 
-The first draw is the raw number; beside it the draw whose pattern agrees best and the likeliest one, with all draws counted.
+The first draw is the raw number; beside it the draw whose pattern agrees best, the best of a few that are refined against the pattern
+(the ranked column) and the likeliest one, with all draws counted.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ def run_protocol(
         {"model": f"{label}, best by pattern", "draws": draws, **ranked},
     ]
     if refine:
-        found = [_refined(*row, refine) for row in zip(drawn.structures, patterns, cosines, strict=True)]
+        found = []
+        for row, pattern in enumerate(patterns):
+            progress("refining", row, len(patterns))
+            found.append(_refined(drawn.structures[row], pattern, cosines[row], refine))
         there = metrics.compare([[structure] for structure, _ in found], references, jobs, seconds)
         ranked = metrics.prediction(there, np.zeros((len(references), 1), dtype=int))
         known = np.array([cosine for _, cosine in found])

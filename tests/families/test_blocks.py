@@ -211,8 +211,8 @@ def test_cached_equals_full_forward(molecules: list, tokenizer: Tokenizer, kerne
     chosen = dataclasses.replace(TINY, kernel=kernel, walk=walk, reader=reader, row_bias=reader, places=reader, shown=reader, excess=reader)
     model = Model(chosen, tokenizer, {"capacity": [3, 2, 1, 1, 4, 1, 2, 3]}).eval()
     if reader:
-        for zero in (model.told, model.of_row, model.free, model.spare, model.excess):
-            torch.nn.init.normal_(zero.weight, std=0.1)
+        for zero in (model.told.weight, model.of_row.weight, model.free.weight, model.spare.weight, model.excess):
+            torch.nn.init.normal_(zero, std=0.1)
     record = tokenizer.encode(molecules[0])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     task = task_of(model, clean, lambda *s: torch.full(s, 0.999) if len(s) < 3 or kernel == "absorbing" else torch.full(s, 0.5))

@@ -15,12 +15,11 @@ from sciar.convert import to_pymatgen
 from sciar.errors import InputError
 from sciar.families import orbits
 from sciar.families.orbits.constraints import fits, wish_of
-from sciar.families.orbits.substitution import substituted
-from sciar.families.orbits.tokens import Tokenizer, TokenizerConfig, Tokens, similar
+from sciar.families.orbits.tokens import Tokenizer, TokenizerConfig, Tokens
 from sciar.families.orbits.wyckoff import FREE, LETTERS, cell_of, group, lattice_of, orbits_of, structure_of
 from sciar.prompt import Prompt
 from sciar.pxrd import simulated
-from sciar.structure import SYMBOLS, Structure
+from sciar.structure import Structure
 from sciar.testing import check_model, check_saved
 
 SMALL = orbits.ModelConfig(width=32, layers=2, heads=2, head_width=32, head_depth=1, sites_width=32, sites_layers=2, neighbours=12, draws=2)
@@ -483,29 +482,3 @@ def test_moyo_names_the_positions_alike(number: int) -> None:
         choices = found.normalizer_wyckoff_positions().coset_representatives
         letters = {w.letter for _, ws in choices for w, z in zip(ws, found.std_cell.numbers, strict=True) if z == 3}
         assert LETTERS[position.letter] in letters
-
-
-def test_substitutes_keep_everything_but_their_elements() -> None:
-    """Geometry, group and numbers of atoms stay; elements are other ones of the scale, in order; some crystals are left as they are."""
-    tokenizer = Tokenizer(TokenizerConfig())
-    records = [tokenizer.encode(s) for s in everyone()] * 20
-    batch = collate(Tokens, records)
-    scale = torch.tensor(similar(list(range(1, 95))))
-    assert [SYMBOLS[z] for z in scale[[0, 9, -1]].tolist()] == ["He", "K", "H"]
-    new, other = substituted(batch, scale, 0.7, torch.Generator().manual_seed(0))
-    assert 0.3 < other.float().mean() < 0.8
-    for row, record in enumerate(records):
-        m, o = len(record.elements), len(record.owner)
-        elements = new["elements"][row, :m].tolist()
-        assert elements == sorted(set(elements)) and (elements != record.elements.tolist()) == bool(other[row])
-        got = {name: new[name][row].numpy() for name in ("counts", "owner", "letters", "free")}
-        rows = [
-            sorted(
-                (int(t["counts"][t["owner"][k]]), int(t["letters"][k]), *np.round(t["free"][k].astype(float), 4).tolist()) for k in range(o)
-            )
-            for t in (got, {name: getattr(record, name) for name in got})
-        ]
-        assert rows[0] == rows[1]
-        assert got["owner"][:o].tolist() == sorted(got["owner"][:o].tolist())
-    same, none = substituted(batch, scale, 0.0)
-    assert not none.any() and all(torch.equal(same[name], batch[name]) for name in batch.tokens)

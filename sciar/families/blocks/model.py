@@ -144,7 +144,7 @@ class Model(AbstractModel):
         if config.row_bias:
             self.of_row = nn.Linear(w, self.n_orders, bias=False)
         if config.excess:
-            self.excess = nn.Embedding(MOST_EXCESS, 1)
+            self.excess = nn.Parameter(torch.zeros(MOST_EXCESS))
         initialise(self, config.layers)
         for table in (self.used, self.near, self.apart, self.left, self.sizes, self.degrees, self.virtual):
             nn.init.normal_(table.weight, std=0.2)
@@ -158,8 +158,6 @@ class Model(AbstractModel):
             nn.init.zeros_(self.told.weight)
         if config.row_bias:
             nn.init.zeros_(self.of_row.weight)
-        if config.excess:
-            nn.init.zeros_(self.excess.weight)
         shares = torch.tensor(self.statistics.get("pairs") or [0.9] + [0.1 / self.n_orders] * self.n_orders)
         self.register_buffer("shares", shares, persistent=False)
         capacity = self.statistics.get("capacity") or [MOST_USED] * self.n_types
@@ -207,7 +205,7 @@ class Model(AbstractModel):
             odds = odds + self.of_row(x).float()[:, :, None]
         if rows.limit is not None:
             beyond = torch.arange(1, self.n_orders + 1, device=x.device) - rows.limit[..., None]
-            known = EXCESS * self.excess.weight[(beyond - 1).clamp(0, MOST_EXCESS - 1), 0].float()
+            known = EXCESS * self.excess[(beyond - 1).clamp(0, MOST_EXCESS - 1)].float()
             odds = odds + torch.where(beyond > 0, known, 0.0)
         return odds
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from sciar.batch import Batch
 from sciar.diffusion.gaussian import EDM
 from sciar.errors import InputError
-from sciar.families.orbits.substitution import substituted
 from sciar.families.orbits.tokens import Tokenizer
 from sciar.families.orbits.words import BEGIN, END, GROUP, ORBIT, PAIR, Words
 from sciar.families.orbits.wyckoff import LENGTHS, LETTERS, group, lattice_form
@@ -48,7 +47,6 @@ class ModelConfig:
         sites_width, sites_layers: of the denoiser. neighbours: that it sees of each atom.
         sigma_low, sigma_high: range of its noise, Å. strain_low, strain_high: of the lattice numbers.
         condition_drop: share of training crystals whose properties are hidden. profile_drop: whose powder profile is.
-        substitution: share of the training crystals whose words are learnt with similar elements in place of their own.
         words_weight, lattice_weight, sites_weight: of the loss parts. The denoiser shares nothing with the rest: with sites_weight 0 it is
             left alone, with the other two 0 nothing else is trained.
     """
@@ -69,7 +67,6 @@ class ModelConfig:
     strain_high: float = 0.4
     condition_drop: float = 0.3
     profile_drop: float = 0.3
-    substitution: float = 0.0
     words_weight: float = 0.1
     lattice_weight: float = 1.0
     sites_weight: float = 1.0
@@ -181,7 +178,6 @@ class Model(AbstractModel):
     tokenizer: Tokenizer
     lattice_mean: Tensor
     lattice_std: Tensor
-    scale: Tensor
     mean: Tensor
     std: Tensor
 
@@ -216,7 +212,6 @@ class Model(AbstractModel):
         keep = lambda name, value: self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)  # noqa: E731
         keep("lattice_mean", self.statistics.get("lattice_mean", np.zeros((6, 6)).tolist()))
         keep("lattice_std", self.statistics.get("lattice_std", np.ones((6, 6)).tolist()))
-        self.register_buffer("scale", torch.tensor(self.statistics.get("scale", []), dtype=torch.long), persistent=False)
         keep("mean", self.statistics.get("mean", [0.0] * wanted))
         keep("std", self.statistics.get("std", [1.0] * wanted))
 
@@ -326,9 +321,6 @@ class Model(AbstractModel):
         return {"loss": torch.stack(weighted).sum(), **parts}
 
     def _words_loss(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
-        other = torch.zeros(len(batch), dtype=torch.bool, device=batch["group"].device)
-        if self.training and self.config.substitution and len(self.scale):
-            batch, other = substituted(batch, self.scale, self.config.substitution, generator)
         words = self.words(batch)
         device = batch["group"].device
         number = batch["group"][:, 0]
@@ -351,7 +343,7 @@ class Model(AbstractModel):
         last = (words.real * torch.arange(words.real.shape[1], device=device)).argmax(1)
         summary = states[torch.arange(len(batch), device=device), last] + told_lattice
         return {
-            "composition": (nats * ~other).sum() / (~other).sum().clamp(min=1),  # the substitutes are no crystals that are known
+            "composition": nats.mean(),
             "group": nats_group.mean(),
             "positions": nats_positions.mean(),
             "lattice": self._lattice_loss(summary, number, lattice, batch, generator),

@@ -89,7 +89,7 @@ class Tokenizer(AbstractTokenizer):
         return {"max_atoms": self.config.max_atoms, "properties": list(self.config.properties)}
 
     def statistics(self, arrays: TokenArrays) -> dict[str, object]:
-        """Elements, also along Pettifor's scale; mean and spread of each system's lattice numbers, of cells of one atom; properties'."""
+        """Elements; mean and spread of each crystal system's lattice numbers, for cells of one atom; moments of the properties."""
         groups = np.asarray(arrays.arrays["group"])
         system = np.array([system_of(g) for g in range(231)])[groups]
         atoms = np.add.reduceat(np.asarray(arrays.arrays["counts"], dtype=np.int64), arrays.offsets["elements"][:-1])
@@ -104,7 +104,6 @@ class Tokenizer(AbstractTokenizer):
         present = np.unique(np.asarray(arrays.arrays["elements"])).tolist()
         return {
             "elements": [SYMBOLS[z] for z in present],
-            "scale": similar(present),
             "lattice_mean": means.round(5).tolist(),
             "lattice_std": spreads.round(5).tolist(),
             **moments(self.config.properties, arrays),
@@ -158,11 +157,3 @@ class Tokenizer(AbstractTokenizer):
         lattice, free = (np.asarray(part, dtype=np.float64) for part in (tokens.lattice[0], tokens.free))
         orbits = Orbits(number, lattice, numbers, np.asarray(tokens.letters), free)
         return structure_of(orbits)
-
-
-def similar(elements: list[int]) -> list[int]:
-    """Atomic numbers in the order of Pettifor's scale, on which neighbours are alike; those it lacks are left out."""
-    from pymatgen.core import Element
-
-    places = [(Element.from_Z(z).data.get("Mendeleev no"), z) for z in elements]
-    return [z for _, z in sorted((place, z) for place, z in places if isinstance(place, int | float))]
