@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from sciar.errors import InputError
 from sciar.structure import Structure
@@ -133,6 +133,20 @@ def space_group(structure: Structure, tolerance: float = TOLERANCE) -> int:
     """International number of the space group at a tolerance in Å; 1 where nothing is found."""
     found = symmetry(structure, tolerance)
     return int(found.number) if found is not None else 1
+
+
+def operations(structure: Structure, tolerance: float = 0.01) -> tuple[Float[np.ndarray, "g 3 3"], Int[np.ndarray, "g n"]]:
+    """Operations of the space group: Cartesian rotations (of columns), and which atom each atom becomes; the identity if none is found."""
+    assert structure.cell is not None
+    found, n = symmetry(structure, tolerance), structure.n_atoms
+    if found is None:
+        return np.eye(3)[None], np.arange(n)[None]
+    x, to_fractions = fractional(structure), np.linalg.inv(structure.cell)
+    turns, shifts = np.array(found.operations.rotations), np.array(found.operations.translations)
+    off = (np.einsum("gij,nj->gni", turns, x) + shifts[:, None])[:, :, None] - x
+    far = np.linalg.norm((off - np.round(off)) @ structure.cell, axis=-1)
+    far[:, structure.numbers[:, None] != structure.numbers] = np.inf
+    return structure.cell.T @ turns @ to_fractions.T, far.argmin(-1)
 
 
 def symmetrized(structure: Structure, tolerance: float = TOLERANCE, conventional: bool = False) -> Structure:

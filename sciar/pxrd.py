@@ -11,13 +11,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from sciar.convert import to_pymatgen
 from sciar.errors import InputError
-from sciar.reflections import CU_KA, ROUNDS, WIDTHS, Reflections, levelled, tensor
+from sciar.lattice import operations
+from sciar.reflections import AXES, CU_KA, ROUNDS, WIDTHS, Reflections, levelled, tensor
 from sciar.structure import Structure
 
 START, STOP, STEP = 5.0, 90.0, 0.1  # degrees 2θ of the binned profile
@@ -48,6 +50,11 @@ class Agreement:
     likeness: float
     rwp: float
     strain: Float[np.ndarray, "6"]
+
+    @property
+    def fit(self) -> float:
+        """Mean of both cosines."""
+        return (self.cosine + self.likeness) / 2
 
     def strained(self, structure: Structure) -> Structure:
         """The crystal in the cell that fits best, atoms at the same fractions."""
@@ -234,7 +241,7 @@ def agreement(structure: Structure, wanted: Pattern, strain: float = STRAIN) -> 
     """Compare a crystal's pattern with a wanted one where the latter was measured, its cell strained as fits best.
 
     A predicted cell is a few per cent off, which moves every peak; so the strain is looked for with broad peaks first, all lengths
-    together, then entry by entry. Rwp = √(Σ w (y − s ŷ)² / Σ w y²) with w = 1 / (y + floor) and the best s.
+    together, then whatever the crystal's symmetry leaves free. Rwp = √(Σ w (y − s ŷ)² / Σ w y²) with w = 1 / (y + floor) and the best s.
 
     Args:
         structure: the candidate.
@@ -248,7 +255,9 @@ def agreement(structure: Structure, wanted: Pattern, strain: float = STRAIN) -> 
     """
     at, targets = compared(wanted, (*WIDTHS, FWHM))
     mine, target = Reflections.of(structure), targets[-1]
-    found = [np.zeros(6), *([_strain(mine, targets, at, strain)] if strain and target.any() else [])]
+    found = [np.zeros(6)]
+    if strain and target.any():
+        found.append(_strain(mine, targets, at, strain, free_strain(operations(structure)[0])))
     curves = [mine.profile(at, FWHM, entries) for entries in found]
     cosines = [float(curve @ target) / (float(np.linalg.norm(curve) * np.linalg.norm(target)) or 1.0) for curve in curves]
     best = int(np.argmax(cosines))
@@ -277,18 +286,28 @@ def compared(wanted: Pattern, widths: Sequence[float]) -> tuple[Float[np.ndarray
     return grid(low, high), [curve / max(float(np.linalg.norm(curve)), 1e-300) for curve in curves]
 
 
-def _strain(mine: Reflections, targets: list[np.ndarray], at: Float[np.ndarray, "g"], most: float) -> Float[np.ndarray, "6"]:
-    """The strain of at most so much that fits best."""
+def free_strain(rotations: Float[np.ndarray, "g 3 3"]) -> Float[np.ndarray, "6 6"]:
+    """The projection of strains in Voigt's order on those that a crystal with these Cartesian rotations can have."""
+    means = [np.einsum("gij,jk,glk->il", rotations, tensor(unit), rotations) / len(rotations) for unit in np.eye(6)]
+    return np.array([[mean[i, j] for mean in means] for i, j in AXES])
+
+
+def _strain(
+    mine: Reflections, targets: list[np.ndarray], at: Float[np.ndarray, "g"], most: float, free: Float[np.ndarray, "6 6"]
+) -> Float[np.ndarray, "6"]:
+    """The strain of at most so much that fits best, of those that are `free`."""
     from scipy.optimize import minimize
+
+    def misfit(z: np.ndarray, *how: Any) -> tuple[float, np.ndarray]:
+        value, by_strain = mine.misfit(free @ z, at, *how)
+        return value, by_strain @ free
 
     alike = [np.array([k] * 3 + [0.0] * 3) for k in np.linspace(-most, most, 2 * round(most / 2e-3) + 1)]
     entries = min(alike, key=lambda strain: mine.misfit(strain, at, targets[0], WIDTHS[0])[0])
     for target, fwhm in zip(targets, (*WIDTHS, FWHM), strict=True):
-        found = minimize(
-            mine.misfit, entries, (at, target, fwhm), "L-BFGS-B", jac=True, bounds=[(-most, most)] * 6, options={"maxiter": ROUNDS}
-        )
+        found = minimize(misfit, entries, (target, fwhm), "L-BFGS-B", jac=True, bounds=[(-most, most)] * 6, options={"maxiter": ROUNDS})
         entries = found.x
-    return entries
+    return np.asarray(free @ entries)
 
 
 def _without_background(pattern: Pattern, sigma: float = 0.0) -> np.ndarray:

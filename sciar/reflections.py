@@ -1,7 +1,6 @@
 """Reflections of a crystal, its powder profile as a function of a small strain, and the strain that fits a profile best.
 
-The structure factors are kept while the cell is strained, and the peaks move: |q'| with q' = q (1 - η) for a symmetric η. The gradient
-of the misfit has the symmetry of the crystal, so a symmetric cell stays symmetric without being told.
+The structure factors are kept while the cell is strained, and the peaks move: |q'| with q' = q (1 - η) for a symmetric η.
 
 Source: structure factors and Lorentz-polarisation factor as in International Tables C, 6.1 and 6.2 (scattering factors from pymatgen's
 table); fitting a whole profile: Rietveld 1969, J. Appl. Cryst. 2, 65, here with all but the cell fixed.

@@ -1,7 +1,7 @@
 """Refine a crystal against a powder pattern: cell and positions move together to where the simulated profile fits best.
 
 A predicted crystal of the right kind is still a tenth of an Å off, which spoils the heights of its peaks; once refined it stands out from
-those of the wrong kind. The misfit has the symmetry of the crystal and so has its gradient: a symmetric crystal stays symmetric.
+those of the wrong kind. What is moved is averaged over the operations of the crystal's space group, so it keeps its symmetry.
 
 Source: Rietveld 1969, J. Appl. Cryst. 2, 65 (the whole profile, by gradients), here with the cosine of two profiles as the measure.
 """
@@ -15,14 +15,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import minimize
 
-from sciar.lattice import fractional
-from sciar.pxrd import FWHM, STRAIN, Agreement, Pattern, agreement, compared, floor_of, strained
-from sciar.reflections import AXES, Reflections, levelled, scattering
+from sciar.lattice import fractional, operations
+from sciar.pxrd import FWHM, STRAIN, Agreement, Pattern, agreement, compared, floor_of, free_strain, strained
+from sciar.reflections import Reflections, levelled, scattering
 from sciar.structure import Structure
 
 STAGES = ((0.8, False), (FWHM, False), (FWHM, True))  # widths of the peaks in degrees 2θ: broad ones see further; weak ones count at last
-ROUNDS = 20  # steps of the minimiser in each stage
-SHIFT = 0.5  # Å along each axis of the cell, how far an atom may move
+ROUNDS = 30  # steps of the minimiser in each stage
+SHIFT = 0.5  # Å along each axis, how far an atom may move
 UNIT_SHIFT, UNIT_STRAIN = 0.1, 0.01  # Å and entries of the strain that the minimiser takes for one
 
 
@@ -57,8 +57,33 @@ class Crystal:
         return value, by_moved, by_strain
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Freedom:
+    """What the symmetry of a crystal leaves free: projections onto it.
+
+    Args:
+        rotations: Cartesian, of each operation. images: the atom that each atom becomes. strain: projection of Voigt's six numbers.
+    """
+
+    rotations: Float[np.ndarray, "g 3 3"]
+    images: Int[np.ndarray, "g n"]
+    strain: Float[np.ndarray, "6 6"]
+
+    @classmethod
+    def of(cls, structure: Structure) -> Freedom:
+        rotations, images = operations(structure)
+        return cls(rotations, images, free_strain(rotations))
+
+    def moves(self, moved: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """The symmetric part of displacements in Å, or of a gradient by them."""
+        total = np.zeros_like(moved)
+        for rotation, image in zip(self.rotations, self.images, strict=True):
+            total[image] += moved @ rotation.T
+        return total / len(self.images)
+
+
 def refined(structure: Structure, wanted: Pattern, strain: float = STRAIN, shift: float = SHIFT) -> tuple[Structure, Agreement]:
-    """The crystal refined against a pattern, how well it then fits and its strain; only strained where nothing fits better.
+    """The crystal refined against a pattern, and how well it then fits; only strained where nothing fits better.
 
     Args:
         structure: the candidate. wanted: the pattern. strain: largest entry of the strain. shift: see SHIFT.
@@ -67,34 +92,33 @@ def refined(structure: Structure, wanted: Pattern, strain: float = STRAIN, shift
         InputError: no crystal.
     """
     first = agreement(structure, wanted, strain)
-    start = first.strained(structure)
     at, targets = compared(wanted, [fwhm for fwhm, _ in STAGES])
     if first.cosine <= 0 or not targets[-1].any():
-        return start, first
-    crystal = Crystal.of(start)
-    assert start.cell is not None and start.positions is not None
-    lengths = np.linalg.norm(start.cell, axis=1)
-    n = start.n_atoms
-    unit = np.concatenate([np.tile(UNIT_SHIFT / lengths, n), np.full(6, UNIT_STRAIN)])
-    most = np.concatenate([np.tile(shift / lengths, n), np.full(6, strain)]) / unit
-    found = np.zeros(3 * n + 6)
-    bounds = list(zip(-most, most, strict=True))
+        return first.strained(structure), first
+    assert structure.cell is not None and structure.positions is not None
+    crystal, freedom, n = Crystal.of(structure), Freedom.of(structure), structure.n_atoms
+    to_fractions = np.linalg.inv(structure.cell)
+    unit = np.repeat([UNIT_SHIFT, UNIT_STRAIN], [3 * n, 6])
+    most = np.repeat([shift, strain], [3 * n, 6]) / unit
+    found = np.concatenate([np.zeros(3 * n), first.strain / UNIT_STRAIN])
     for (fwhm, weak), target in zip(STAGES, targets, strict=True):
         floor = floor_of(wanted) if weak else 0.0
         goal = levelled(target / target.max(), floor)[0] if weak else target
 
         def misfit(z: np.ndarray, *how: Any) -> tuple[float, np.ndarray]:
-            value, by_moved, by_strain = crystal.misfit((z * unit)[:-6].reshape(n, 3), (z * unit)[-6:], at, *how)
-            return value, np.concatenate([by_moved.ravel(), by_strain]) * unit
+            moved, entries = _parts(z * unit, freedom)
+            value, by_moved, by_strain = crystal.misfit(moved @ to_fractions, entries, at, *how)
+            return value, np.concatenate([freedom.moves(by_moved @ to_fractions.T).ravel(), by_strain @ freedom.strain]) * unit
 
         how = goal / np.linalg.norm(goal), fwhm, floor
+        bounds = list(zip(-most, most, strict=True))
         found = minimize(misfit, found, how, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ROUNDS}).x
-    moved = start.replace(positions=start.positions + (found * unit)[:-6].reshape(n, 3) @ start.cell)
-    moved = strained(moved, (found * unit)[-6:])
-    last = agreement(moved, wanted, strain)
-    if last.likeness <= first.likeness:
-        return start, first
-    moved = last.strained(moved)
-    assert structure.cell is not None and moved.cell is not None
-    whole = np.eye(3) - np.linalg.inv(moved.cell) @ structure.cell
-    return moved, replace(last, strain=np.array([(whole[i, j] + whole[j, i]) / 2 for i, j in AXES]))
+    moved, entries = _parts(found * unit, freedom)
+    there = strained(structure.replace(positions=structure.positions + moved), entries)
+    last = replace(agreement(there, wanted, 0.0), strain=entries)
+    return (there, last) if last.fit > first.fit else (first.strained(structure), first)
+
+
+def _parts(z: np.ndarray, freedom: Freedom) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "6"]]:
+    """Displacements in Å and the strain, both within the symmetry."""
+    return freedom.moves(z[:-6].reshape(-1, 3)), freedom.strain @ z[-6:]

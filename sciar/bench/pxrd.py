@@ -95,14 +95,14 @@ def run_protocol(
 def _refined(
     structures: Sequence[Structure | None], pattern: pxrd.Pattern, cosines: np.ndarray, refine: int
 ) -> tuple[Structure | None, float]:
-    """The best of some draws after refinement, by the mean of both cosines, and the cosine of its profile; the first draw if none fits."""
+    """Of the draws that agree best the one that fits best after refinement, and the cosine of its profile; the first draw if none fits."""
     found = []
     for draw in np.argsort(-np.nan_to_num(cosines, nan=-1.0), kind="stable")[:refine]:
         structure = structures[draw]
         if structure is not None and np.isfinite(cosines[draw]):
             moved, fit = rietveld.refined(structure, pattern)
             if metrics.structure_valid(moved):
-                found.append((fit.cosine + fit.likeness, fit.cosine, moved))
+                found.append((fit.fit, fit.cosine, moved))
     if not found:
         return structures[0], float("nan")
     _, cosine, structure = max(found, key=lambda one: one[0])
