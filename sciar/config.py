@@ -40,27 +40,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class FeedbackConfig:
-    """Learning from the network's own draws that are at fault, see `sciar.feedback`.
-
-    Args:
-        check: what a draw has to be: "valid", "moses" (valid and passes MOSES' filters), "connected", "planar", "tree", "sbm"; empty = none
-            are drawn.
-        weight: of the probability of a draw at fault against the nats of a record.
-        draws: per step. options: of the sampler.
-    """
-
-    check: str = ""
-    weight: float = 10.0
-    draws: int = 64
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.weight <= 0 or self.draws < 1:
-            raise InputError(f"train.feedback: expected weight > 0 and draws ≥ 1, got {self.weight}, {self.draws}")
-
-
-@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """How it is learned.
 
@@ -77,7 +56,6 @@ class TrainConfig:
         init: weights to start from (a name or a path), empty = none. init_parts: the parts of the model that are taken from there, by
             name; empty = all.
         only: the parts of the model that are trained, by name, the others stay as they are; empty = all.
-        feedback: what is learned from own draws.
     """
 
     steps: int = 2000
@@ -101,7 +79,6 @@ class TrainConfig:
     init: str = ""
     init_parts: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
-    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or self.warmup < 0:

@@ -93,13 +93,6 @@ class Model(nn.Module, ABC):
     def loss(self, batch: Any, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """{"loss": scalar, part: scalar …}, all finite."""
 
-    def aversion(self, batch: Any, generator: torch.Generator | None = None) -> Tensor:
-        """`loss` of own draws that training is to make less likely, each choice bounded: −ln(p + e⁻⁹) in place of −ln p.
-
-        A choice that the network would hardly make again then asks for nothing. A family without it cannot learn so.
-        """
-        raise NotImplementedError
-
     @abstractmethod
     def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
         """Draw one answer per prompt, yielded as they finish, in any order.

@@ -28,7 +28,6 @@ from sciar.batch import Batch, TokenArrays
 from sciar.config import Config, DataConfig, fill, to_dict
 from sciar.errors import DataError, InputError, SciarError
 from sciar.family import Model, load_family
-from sciar.feedback import Feedback, refuse
 from sciar.files import to_dict as structure_to_dict
 from sciar.loader import Batches, plan
 
@@ -41,27 +40,14 @@ class Learner(L.LightningModule):
         self.model, self.config = model, config
         self._clock = time.perf_counter()
         self._tokens = 0
-        feedback, kind = config.train.feedback, load_family(config.family).Tokens
-        self.feedback = Feedback(model, kind, feedback, config.train.seed) if feedback.check else None
 
     def training_step(self, batch: Batch, index: int) -> torch.Tensor:
         parts = self.model.loss(batch, self._generator(self.config.train.seed, self.global_step, self.global_rank))
         if not torch.isfinite(parts["loss"]):
             raise SciarError(f"train: the loss is not finite at step {self.global_step}; lower train.lr or use train.precision=32")
         self._tokens += int(max(m.sum() for m in batch.masks.values()))
-        loss = parts["loss"] - self._aversion(parts) if self.feedback else parts["loss"]
         self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, prog_bar=True)
-        return loss
-
-    def _aversion(self, parts: dict[str, torch.Tensor]) -> torch.Tensor:
-        """What own draws at fault take from the loss; notes their share."""
-        assert self.feedback
-        faulty = self.feedback.of(self.global_step, self.global_rank)
-        parts["fault"] = torch.tensor(self.feedback.share(faulty))
-        if faulty is None:
-            return parts["loss"] * 0
-        generator = self._generator(self.config.train.seed, self.global_step, self.global_rank, "feedback")
-        return self.feedback.weight(faulty) * self.model.aversion(faulty, generator)
+        return parts["loss"]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.global_step % min(50, self.config.train.save_every) == 0:
@@ -97,7 +83,7 @@ class Learner(L.LightningModule):
             "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"},
         }
 
-    def _generator(self, *key: int | str) -> torch.Generator:
+    def _generator(self, *key: int) -> torch.Generator:
         seed = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=7).digest(), "little")
         return torch.Generator(device=self.device).manual_seed(seed)
 
@@ -144,7 +130,6 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    refuse(config.train.feedback, load_family(config.family).Model)
     folder = Path(folder or Path("runs") / config.name)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(to_dict(config), indent=1))

@@ -312,7 +312,7 @@ def test_the_sampler_tells_the_header_what_training_told_it(molecules: list, tok
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     task = task_of(model, clean, lambda *s: torch.rand(s, generator=torch.Generator().manual_seed(seed)))
     x, _, read = model.answers(task.rows, None)
-    trained = sum(float(v) for v in model._header_loss(clean, x[:, : len(record.kind)], read, None, lambda nats: nats).values())
+    trained = sum(float(v) for v in model._header_loss(clean, x[:, : len(record.kind)], read, None).values())
     graph = begun(model, 0, Prompt(), (0, 0))
     graph.most = len(record.kind)
     batch = _Batch(model, [graph], [Prompt()], 1, Options(connected=False))

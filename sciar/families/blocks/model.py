@@ -15,7 +15,7 @@ steps=50` with the walk key of the tokenizer is nearest to the published system.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,6 @@ from sciar.prompt import Prompt
 KERNELS = ("absorbing", "marginal", "uniform", "block")
 N_CODES = 10  # of pairs, see `task`
 MOST_USED, MOST_APART, MOST_LEFT = 8, 16, 16  # clipped counts: bond orders in use, blocks between two nodes, open bonds
-UNLIKELY = -9.0  # ln p of choices that the network is not taught to avoid, as it would hardly make them
 EXCESS, MOST_EXCESS = 20.0, 3  # nats for a weight of 1, as they go far; bond orders beyond the free places that are told apart
 MOST_ALIKE = 20  # clipped count of nodes with equally many free places
 
@@ -234,13 +233,6 @@ class Model(AbstractModel):
 
     def loss(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Nats per block: header (size, degree, types) and edges."""
-        return self._loss(batch, generator, lambda nats: nats)
-
-    def aversion(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-        return self._loss(batch, generator, lambda nats: -torch.logaddexp(-nats, torch.full_like(nats, UNLIKELY)))["loss"]
-
-    def _loss(self, batch: Batch, generator: torch.Generator | None, counted: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """See `loss`; `counted`: what the nats of one choice count."""
         draw = lambda *shape: torch.rand(shape, generator=generator, device=batch["kind"].device)  # noqa: E731
         clean = Clean.of(batch)
         condition = self.conditioned(batch["properties"].flatten(1))
@@ -250,10 +242,10 @@ class Model(AbstractModel):
         x, logits, read = self.answers(task.rows, condition)
         n, v = clean.kind.shape[1], task.truth.shape[1]
         blocks = clean.sizes.gt(0).sum().clamp(min=1)
-        parts = self._header_loss(clean, x[:, :n], read, condition, counted)
+        parts = self._header_loss(clean, x[:, :n], read, condition)
         chosen = task.n_chosen.clamp(min=1)
         parts = {name: value / blocks for name, value in parts.items()}
-        parts["edges"] = self._edge_loss(task, logits[:, n : n + v, : n + v], counted) / chosen
+        parts["edges"] = self._edge_loss(task, logits[:, n : n + v, : n + v]) / chosen
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def answers(
@@ -272,12 +264,7 @@ class Model(AbstractModel):
         return self.told(torch.cat([x, joint.sum(2) * 0.2], -1))
 
     def _header_loss(
-        self,
-        clean: Clean,
-        x: Float[Tensor, "b n d"],
-        read: Float[Tensor, "b l d"] | None,
-        condition: Tensor | None,
-        counted: Callable[[Tensor], Tensor],
+        self, clean: Clean, x: Float[Tensor, "b n d"], read: Float[Tensor, "b l d"] | None, condition: Tensor | None
     ) -> dict[str, Tensor]:
         """Sums over all blocks of -ln p(size), -ln p(degree), -ln p(types); the end counts as a size."""
         b, n = clean.kind.shape
@@ -290,7 +277,7 @@ class Model(AbstractModel):
         summary = self.summary(total if read is None else total + read, condition, to_come, alike)
         sizes = torch.cat([clean.sizes, torch.zeros_like(clean.sizes[:, :1])], 1)
         asked = torch.arange(levels + 1, device=x.device) <= clean.sizes.gt(0).sum(1, keepdim=True)
-        nats = lambda logits, truth: counted(F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none")).view_as(truth)  # noqa: E731
+        nats = lambda logits, truth: F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view_as(truth)  # noqa: E731
         size, degree = nats(self.header.size(summary, alike), sizes), nats(self.header.degree(summary, sizes), clean.block_degree)
         place = clean.block.clamp(min=0)
         node = lambda t: t.gather(1, place[..., None].expand(-1, -1, t.shape[-1]))  # noqa: E731
@@ -324,7 +311,7 @@ class Model(AbstractModel):
             return total
         return total + (condition[:, None] if total.ndim == 3 else condition)
 
-    def _edge_loss(self, task: Task, logits: Float[Tensor, "b v c o"], counted: Callable[[Tensor], Tensor]) -> Tensor:
+    def _edge_loss(self, task: Task, logits: Float[Tensor, "b v c o"]) -> Tensor:
         truth, mask = task.truth, task.mask
         some = logits.gather(-1, (truth - 1).clamp(min=0)[..., None])[..., 0]
         if self.config.kernel == "absorbing":
@@ -332,7 +319,7 @@ class Model(AbstractModel):
             m = open_.sum(-1)
             odds = logits.logsumexp(-1).masked_fill(~mask, subset.NEVER)
             total = subset.log_partition(odds, int(m.max())).gather(-1, m[..., None])[..., 0]
-            return (counted(total - (some * open_).sum(-1)) * task.weight).sum()
+            return ((total - (some * open_).sum(-1)) * task.weight).sum()
         classes = torch.cat([torch.zeros_like(logits[..., :1]), logits], -1)
         _, v, columns = truth.shape
         own = slice(columns - v, columns)  # the virtual rows
@@ -344,7 +331,7 @@ class Model(AbstractModel):
         others = (codes >= NOISED).sum(-1, keepdim=True)
         law = self.noise_law(degree, others).expand(*truth.shape, -1)
         x_t = (codes - NOISED).clamp(min=0, max=self.n_orders)
-        return (counted(categorical.divergence(classes, truth, x_t, alpha_t, alpha_s, law)) * task.weight).sum()
+        return (categorical.divergence(classes, truth, x_t, alpha_t, alpha_s, law) * task.weight).sum()
 
     # ---- sampling
 
