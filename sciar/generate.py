@@ -121,12 +121,12 @@ def generate(
         scaffold: SMILES of a fragment the answer must contain, `*` where it may grow.
         fixed: atoms with positions that the answer must contain: Structure, RDKit Mol or file.
         formula: one formula or a list: draw crystals, or with task "molecule" isomers, of this composition.
-        elements: the only elements allowed; molecules may also have hydrogen.
+        elements: the only elements allowed, as a list or text such as "Li-Fe-O"; molecules may also have hydrogen.
         n_atoms: number of atoms, or (fewest, most), of molecules with hydrogens, of graphs without.
         n_formula_units: how many of `formula` the cell of a crystal holds; None = any number.
         spacegroup: international number, 1 to 230, or Hermann–Mauguin symbol.
         pxrd: powder pattern: rows of (2θ in degrees at Cu Kα, intensity), or a file (.xy .xye .csv .txt).
-        properties: wanted values, the unit in the key: {"gap_eV": 5.0}.
+        properties: wanted values, the unit in the key or left out: {"gap_eV": 5.0} or {"gap": 5.0}.
         model: bundled name, weights file, hub repository or a `Generator`; None = the bundled one for the task.
         seed: with it, draw i is the same on every run; None = a new one, which the report tells.
         batch_size: to begin with; out-of-memory halves it.

@@ -82,12 +82,12 @@ def parse_formula(formula: str) -> dict[str, int]:
 
 
 def elements(value: str | int | Iterable[str | int], where: str = "elements") -> list[str]:
-    """Element symbols from symbols or atomic numbers, in order, without repeats.
+    """Element symbols from symbols or atomic numbers, in order, without repeats; of text such as "Li-Fe-O", "Li, Fe, O" too.
 
     Raises:
         InputError: an unknown element, or none at all.
     """
-    entries = re.split(r"[,\s]+", value.strip()) if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
+    entries = re.split(r"[-,\s]+", value.strip()) if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
     symbols = [element(entry, where) for entry in entries]
     if not symbols:
         raise InputError(f"{where}: expected at least one element, got none; pass for example ['C', 'N', 'O']")

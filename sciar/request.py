@@ -7,6 +7,7 @@ denominator stays honest.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -161,13 +162,28 @@ def within_limits(request: Request, statistics: Mapping[str, Any], model: str) -
     Raises:
         InputError: no row is left, or a property that the model does not know.
     """
-    for name in request.arguments.get("properties", ()):
-        known(name, sorted(statistics.get("properties") or ()), f"properties of model {model!r}")
-    rows = tuple(row if row.problem else Row(row.label, row.prompt, _excess(row, statistics, model)) for row in request.rows)
+    names = sorted(statistics.get("properties") or ())
+    meant = {name: _with_unit(name, names, f"properties of model {model!r}") for name in request.arguments.get("properties", ())}
+    rows = tuple(_renamed(row, meant) for row in request.rows)
+    rows = tuple(row if row.problem else Row(row.label, row.prompt, _excess(row, statistics, model)) for row in rows)
     if all(row.problem for row in rows):
         more = f" (and {len(rows) - 1} more rows, none of which can be drawn)" if len(rows) > 1 else ""
         raise InputError(f"{rows[0].problem}{more}")
     return rows
+
+
+def _with_unit(name: str, names: Sequence[str], where: str) -> str:
+    """The property that `name` means: itself, or the only one that is `name` and a unit, as band_gap is band_gap_eV."""
+    longer = [one for one in names if one.startswith(f"{name}_")]
+    return longer[0] if name not in names and len(longer) == 1 else known(name, names, where)
+
+
+def _renamed(row: Row, meant: Mapping[str, str]) -> Row:
+    """The row with the properties called as the model calls them."""
+    if row.prompt is None or not row.prompt.properties:
+        return row
+    properties = {meant[name]: value for name, value in row.prompt.properties.items()}
+    return dataclasses.replace(row, prompt=dataclasses.replace(row.prompt, properties=properties))
 
 
 def _excess(row: Row, statistics: Mapping[str, Any], model: str) -> str | None:
@@ -248,7 +264,7 @@ def _n_atoms(value: Any) -> tuple[int, int]:
 
 def _properties(value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping) or not value:
-        raise InputError(f"properties: expected names and numbers such as {{'gap_eV': 5.0}}, got {value!r}; the unit is part of the name")
+        raise InputError(f"properties: expected names and numbers such as {{'gap_eV': 5.0}}, got {value!r}; the unit may be left out")
     for name, number in value.items():
         if isinstance(number, bool) or not isinstance(number, (int, float, np.number)) or not np.isfinite(number):
             raise InputError(f"properties: expected a finite number for {name!r}, got {number!r}; correct it")
@@ -267,6 +283,14 @@ def _scaffold(value: Any) -> str:
     if mol is None or not mol.GetNumAtoms():
         reason = convert.log_reason(log.messages) or "no molecule"
         raise InputError(f"scaffold: expected a SMILES such as 'c1ccccc1*', got {value[:80]!r} ({reason}); `*` marks where it may grow")
+    plain = Chem.Mol(mol)
+    Chem.RemoveStereochemistry(plain)
+    for atom in plain.GetAtoms():
+        atom.SetIsotope(0)
+    if Chem.MolToSmiles(plain) != Chem.MolToSmiles(mol):
+        raise InputError(
+            f"scaffold: expected no isotopes or stereo marks, which would be lost, got {value[:80]!r}; write {Chem.MolToSmiles(plain)!r}"
+        )
     return value.strip()
 
 

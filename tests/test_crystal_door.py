@@ -13,6 +13,7 @@ import sciar
 from sciar import pxrd
 from sciar.cli import verbs
 from sciar.errors import InputError
+from sciar.request import check, within_limits
 
 LIMITS = {"elements": ["Na", "Cl", "Ti", "O"], "max_atoms": 20}
 
@@ -68,3 +69,13 @@ def test_command_line(model: Path, tmp_path: Path) -> None:
     answer = CliRunner().invoke(verbs, ["generate", "crystal", *arguments])
     assert answer.exit_code == 0, answer.output
     assert [s.formula for s in sciar.read(out)] and out.read_text().count("SCIAR_CHARGE_BALANCED True") == 2
+
+
+def test_names_may_be_short() -> None:
+    """A chemical system as text, a property without its unit."""
+    request = check("crystal", elements="Li-Fe-O", properties={"band_gap": 1.5})
+    assert request.arguments["elements"] == ["Li", "Fe", "O"]
+    (row,) = within_limits(request, {"properties": ["band_gap_eV", "formation_energy_eV_per_atom"]}, "some")
+    assert row.prompt is not None and row.prompt.properties == {"band_gap_eV": 1.5}
+    with pytest.raises(InputError, match="expected gap_eV, gap_meV, got 'gap'"):  # either could be meant
+        within_limits(check("crystal", properties={"gap": 1.5}), {"properties": ["gap_eV", "gap_meV"]}, "some")

@@ -111,7 +111,8 @@ def _worded(
     """Words and their graph for each prompt.
 
     Where a size, a formula or elements are asked for: one of several candidates that keep it, drawn by its importance weight,
-    which makes up for what the masks did to the law of the words (sampling importance resampling).
+    which makes up for what the masks did to the law of the words (sampling importance resampling). A size that none of the first ones
+    has is rare: the next ones are told how many heavy atoms to have, each number as often.
     """
     free = [i for i, p in prompts.items() if p.n_atoms is None and p.composition is None and p.elements is None]
     for i, written in zip(free, draw_words(model, [prompts[i] for i in free], [keys[i] for i in free], options), strict=True):
@@ -122,7 +123,8 @@ def _worded(
         if not due:
             return
         rows, attempts = [i for i in due for _ in range(CANDIDATES)], [*range(start, start + CANDIDATES)] * len(due)
-        drawn = draw_words(model, [prompts[i] for i in rows], [keys[i] for i in rows], options, attempts)
+        heavy = [_heavy(model, prompts[i], [*keys[i], 6, a]) if start else None for i, a in zip(rows, attempts, strict=True)]
+        drawn = draw_words(model, [prompts[i] for i in rows], [keys[i] for i in rows], options, attempts, heavy)
         waiting, due = due, []
         for k, i in enumerate(waiting):
             candidates = [(_spelled(w.text), w) for w in drawn[k * CANDIDATES : (k + 1) * CANDIDATES]]
@@ -135,6 +137,15 @@ def _worded(
             weights = np.exp([w.weight - max(w.weight for _, w in kept) for _, w in kept])
             graph, w = kept[np.random.default_rng([*keys[i], 5, start]).choice(len(kept), p=weights / weights.sum())]
             yield i, graph, w._replace(calls=calls[i])
+
+
+def _heavy(model: Model, prompt: Prompt, key: Sequence[int]) -> int | None:
+    """A number of heavy atoms that a molecule of the wanted size can have, each with at most two hydrogens and two more at the ends."""
+    if prompt.n_atoms is None or prompt.composition is not None:
+        return None
+    few, most = prompt.n_atoms
+    least, top = max(1, -(-(few - 2) // 3)), min(most, model.statistics.get("max_heavy_atoms", most))
+    return int(np.random.default_rng(key).integers(min(least, top), top + 1))
 
 
 def _spelled(text: str) -> Structure | None:

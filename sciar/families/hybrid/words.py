@@ -36,12 +36,17 @@ class Written(NamedTuple):
 
 @torch.inference_mode()
 def draw_words(
-    model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], options: Options, attempts: Sequence[int] | None = None
+    model: Model,
+    prompts: Sequence[Prompt],
+    keys: Sequence[tuple[int, int]],
+    options: Options,
+    attempts: Sequence[int] | None = None,
+    heavy: Sequence[int | None] | None = None,
 ) -> list[Written]:
     """The words of each prompt; a scaffold is a given prefix.
 
     Elements are kept by masks, a composition's heavy atoms too; its hydrogens and the number of atoms are up to the caller.
-    `attempts` tells draws of one key apart.
+    `attempts` tells draws of one key apart. `heavy`: how many heavy atoms each is to have, None = any number.
     """
     if not model.config.words_layers:
         raise InputError("hybrid: these weights draw conformers only; pass smiles=… or take weights with words (model='qm9-hybrid')")
@@ -61,6 +66,7 @@ def draw_words(
     seen = {e for facts in model.statistics.get("theories", {}).values() for e in facts["elements"]} or set(SYMBOLS)
     unknown = [PAD, BOS, *(i for i, e in HEAVY.items() if e not in seen)]  # the grammar would otherwise fall back on them
     budgets = [_budget(p) for p in prompts]
+    missing = list(heavy or [None] * b)
     streams = [np.random.default_rng([*k, 1, a]) for k, a in zip(keys, attempts or [0] * b, strict=True)]
     weight = np.zeros(b)
     writers = [Writer() for _ in prompts]
@@ -83,18 +89,23 @@ def draw_words(
         forced = torch.tensor([int(g[t + 1]) if t + 1 < len(g) else -1 for g in given], device=device)
         probable, done = likely.exp().cpu().numpy(), ended.tolist()
         probable[[len(g) == t + 1 and t > 0 for g in given], EOS] = 0  # a scaffold grows by at least one atom
-        for r, budget in enumerate(budgets):
+        for r, (budget, left) in enumerate(zip(budgets, missing, strict=True)):
             if budget is not None:
                 probable[r, [i for i, e in HEAVY.items() if not budget[e]]] = 0
                 probable[r, EOS] *= not any(0 < count < ANY for count in budget.values())
+            if left is not None:
+                probable[r, EOS if left > 0 else list(HEAVY)] = 0
+            if budget is not None or left is not None:
                 weight[r] += 0.0 if done[r] or forced[r] >= 0 else np.log(max(probable[r].sum(), 1e-30))
         drawn = [
             PAD if done[r] else _next_word(probable[r], streams[r], writers[r] if options.grammar else None, int(forced[r]))
             for r in range(b)
         ]
-        for budget, word in zip(budgets, drawn, strict=True):
+        for r, (budget, left, word) in enumerate(zip(budgets, missing, drawn, strict=True)):
             if budget is not None and word in HEAVY:
                 budget[HEAVY[word]] -= 1
+            if left is not None and word in HEAVY:
+                missing[r] = left - 1
         chosen = torch.tensor(drawn, device=device)
         score += torch.where(ended | (forced >= 0), 0.0, likely.gather(1, chosen[:, None])[:, 0])
         calls += (~ended).cpu().numpy()
