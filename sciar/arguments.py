@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from sciar.errors import InputError
 
 
-def lines_of(path: Path) -> list[str]:
-    """The first word of each line, so that a "SMILES name" file works; the trailing empty line is not a row."""
+def given_or_file(name: str, given: Sequence[str], options: dict[str, Any], file: Path | None) -> str | list[str] | None:
+    """The entries called `name`: free words, an option of that name, which is taken from `options`, or those of a file; one alone is text.
+
+    Raises:
+        InputError: words and a file, or a file that cannot be read.
+    """
+    entries = [*given, *([str(options.pop(name))] if name in options else [])]
+    if file is None:
+        return entries[0] if len(entries) == 1 else entries or None
+    if entries:
+        raise InputError(f"generate: expected {name} or --{name}-file, got both; leave one out")
+    return lines_of(file, name)
+
+
+def lines_of(path: Path, name: str) -> list[str]:
+    """The first word of each line, so that a "SMILES name" file works, or column `name` of a table (.csv, .tsv)."""
     try:
-        return [(line.split() or [""])[0] for line in path.read_text().splitlines()]
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "bytes that are not text"
         raise InputError(f"{path}: expected a text file with one entry per line, got {reason}; check the path") from None
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        return [(line.split() or [""])[0] for line in text.splitlines()]
+    table = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    columns = [column for column in table.fieldnames or () if column.strip().lower() == name]
+    if len(columns) != 1:
+        found = ", ".join(table.fieldnames or ()) or "no line"
+        raise InputError(f"{path}: expected a table with one column {name}, got {found}; name the column, or give one entry per line")
+    return [(row[columns[0]] or "").strip() for row in table]
 
 
 def options_of(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -43,7 +67,7 @@ def with_value(words: Sequence[str], option: str, value: str) -> list[str]:
     >>> with_value(["-n", "9", "--ray", "-o", "new"], "--ray", "local")
     ['-n', '9', '--ray=local', '-o', 'new']
     """
-    alone = [word == option and (after is None or after.startswith("-")) for word, after in zip(words, [*words[1:], None], strict=True)]
+    alone = [word == option and (after is None or after.startswith("-")) for word, after in zip_longest(words, words[1:])]
     return [f"{word}={value}" if bare else word for word, bare in zip(words, alone, strict=True)]
 
 

@@ -42,6 +42,27 @@ def test_conformers_to_a_file(model: Path, tmp_path: Path, capfd: pytest.Capture
     assert again.read_text() == out.read_text()
 
 
+def test_alone_it_helps_and_says_its_version(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == 2 and "Commands:" in "".join(capfd.readouterr())
+    assert cli.run(["--version"]) == 0 and capfd.readouterr().out == f"sciar {sciar.__version__}\n"
+
+
+def test_molecules_as_word_option_or_table(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same as in Python: smiles=."""
+    (tmp_path / "in.csv").write_text('\ufeffname,SMILES\n"a, b",CCO\n')
+    (tmp_path / "in.tsv").write_text("smiles\tname\nCCO\tethanol\n")
+    said = []
+    for words in ("CCO", "--smiles CCO", "--smiles=CCO", f"--smiles-file {tmp_path}/in.csv", f"--smiles-file {tmp_path}/in.tsv"):
+        assert cli.run(f"generate conformer {words} --seed 0 --model {model}".split()) == 0
+        said.append(capfd.readouterr().out)
+    assert len(set(said)) == 1 and said[0]
+    (tmp_path / "no.csv").write_text("name,smi\na,CCO\n")
+    assert cli.run(f"generate conformer --smiles-file {tmp_path}/no.csv --model {model}".split()) == 2
+    assert "expected a table with one column smiles, got name, smi" in capfd.readouterr().err
+    assert cli.run(f"generate conformer --smiles CCO --smiles-file {tmp_path}/in.csv --model {model}".split()) == 2
+    assert "got both" in capfd.readouterr().err
+
+
 def test_conformers_to_standard_output(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["generate", "conformer", "CCO", "-n", "3", "--seed", "0", "--model", str(model)]) == 0
     said, err = capfd.readouterr()

@@ -55,7 +55,7 @@ def run_protocol(
     cases: dict[str, tuple[list[str | None], float, int]] = {}
     if samples is not None:
         file = isinstance(samples, str | os.PathLike)
-        texts: list[str | None] = [*lines_of(Path(samples))] if file else list(samples)  # type: ignore[arg-type]
+        texts: list[str | None] = [*lines_of(Path(samples), "smiles")] if file else list(samples)  # type: ignore[arg-type]
         cases[Path(samples).name if file else "samples"] = (texts, 0.0, 0)  # type: ignore[arg-type]
     else:
         for name, drawn in front.graphs(model, n, seed, device, masked, lambda what, done: progress(what, done, 4)).items():
