@@ -218,7 +218,7 @@ COMMANDS = {
     "report": ("generate --from /no/such.json", "No such file"),
     "smiles file": ("generate conformer --smiles-file /no/such.smi", "No such file"),
     "both": ("generate conformer CCO --smiles-file x.smi", "got both"),
-    "another verb's option": ("generate conformer CCO --smiles CCO", "--smiles is not one of its options"),
+    "another verb's option": ("generate conformer CCO --formula C2H6O", "--formula is not one of its options"),
     "a progress bar": ("bench qm9 --progress 1", "--progress is not one of its options"),
     "conformers without a file": ("data x.smi --conformers 2", "together with --out"),
     "option": ("generate conformer CCO --model MODEL --nfee 3", "did you mean 'nfe'?"),

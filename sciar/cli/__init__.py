@@ -21,7 +21,6 @@ from sciar.cli.options import DONE, INTERRUPTED, OPTIONS, UNUSABLE, Device, Mode
 from sciar.errors import InputError, SciarError
 
 verbs = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -233,7 +232,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit code."""
     click = typer.main.get_command(verbs)
     try:
-        words = with_value(list(arguments) if arguments is not None else sys.argv[1:], "--ray", "local")
+        words = with_value(list(sys.argv[1:] if arguments is None else arguments) or ["--help"], "--ray", "local")
         result = click.main(args=words, prog_name="sciar", standalone_mode=False)
         return result if isinstance(result, int) else DONE
     except (KeyboardInterrupt, typer.Abort):
