@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,8 @@ sys.modules[__name__].__class__ = _Package
 
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
+        if not name.startswith("_") and importlib.util.find_spec(f"sciar.{name}") is not None:
+            return importlib.import_module(f"sciar.{name}")  # sciar.datasets, sciar.metrics …
         raise AttributeError(f"module 'sciar' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"sciar.{_PUBLIC[name]}"), name)
     globals()[name] = value

@@ -35,8 +35,8 @@ def read(path: str | os.PathLike[str]) -> list[Structure]:
     structures = []
     for row, structure in iter_read(path):
         if isinstance(structure, str):
-            where = f"{Path(path).name}, record {row}"
-            raise InputError(f"{where}: expected a structure, got {structure}; correct it or use iter_read to go on")
+            where, reason = f"{Path(path).name}, record {row}", structure.removesuffix("; correct it")
+            raise InputError(f"{where}: expected a structure, got {reason}; correct it or use iter_read to go on")
         structures.append(structure)
     return structures
 

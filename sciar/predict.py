@@ -17,8 +17,9 @@ from sciar.errors import InputError
 from sciar.family import load_family
 from sciar.generator import Generator, load
 from sciar.prompt import Prompt
-from sciar.request import known
+from sciar.request import with_unit
 from sciar.structure import Structure
+from sciar.validate import Verdict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +37,7 @@ class Prediction:
 
 
 def predict(
-    structures: Structure | Sequence[Structure],
+    structures: Structure | Verdict | Sequence[Structure | Verdict],
     property: str,
     *,
     model: str | os.PathLike[str] | Generator | None = None,
@@ -48,8 +49,8 @@ def predict(
     """Predict one property of structures with positions.
 
     Args:
-        structures: one or many.
-        property: name with its unit, such as "gap_eV".
+        structures: one or many, or `Samples`.
+        property: name, with its unit or without: "gap_eV" or "gap".
         model: bundled name, weights file or `Generator` with a property head; None = the bundled one.
         poses: random orientations that are averaged.
         batch_size: structures at a time.
@@ -62,12 +63,12 @@ def predict(
     """
     given, generator = _checked(structures, poses, model, device)
     names: Any = generator.model.predicts
-    name = known(property, names, f"property of model {generator.name!r}")
+    name = with_unit(property, names, f"property of model {generator.name!r}")
     return _read(given, generator, poses, batch_size, seed)[name]
 
 
 def predict_all(
-    structures: Structure | Sequence[Structure],
+    structures: Structure | Verdict | Sequence[Structure | Verdict],
     *,
     model: str | os.PathLike[str] | Generator | None = None,
     poses: int = 5,
@@ -88,9 +89,13 @@ def predict_all(
 
 
 def _checked(
-    structures: Structure | Sequence[Structure], poses: int, model: str | os.PathLike[str] | Generator | None, device: str | None
+    structures: Structure | Verdict | Sequence[Structure | Verdict],
+    poses: int,
+    model: str | os.PathLike[str] | Generator | None,
+    device: str | None,
 ) -> tuple[list[Structure], Generator]:
-    given = [structures] if isinstance(structures, Structure) else list(structures)
+    listed = [structures] if isinstance(structures, (Structure, Verdict)) else list(structures)
+    given = [one.structure if isinstance(one, Verdict) else one for one in listed]
     if not given:
         raise InputError("predict: expected at least one structure, got none")
     if poses < 1:

@@ -186,8 +186,11 @@ def _quoted(value: str) -> str:
 
 
 def _smi(record: Record) -> str:
-    if record.valid and not record.verdict.structure.numbers.any():
+    structure = record.verdict.structure
+    if record.valid and not structure.numbers.any():
         raise InputError("output: expected molecules for .smi, got plain graphs; use .g6 or .edgelist")
+    if record.valid and structure.cell is not None:
+        raise InputError("output: expected molecules for .smi, got a crystal; use .cif or .extxyz")
     return f"{smiles(record) or ''}\n"
 
 

@@ -5,6 +5,7 @@ Each structure is relaxed in a process of its own, which is ended when its time 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import pickle
 import time
@@ -17,6 +18,7 @@ import numpy as np
 
 from sciar.convert import from_ase, to_ase
 from sciar.errors import InputError
+from sciar.processes import spawning
 from sciar.structure import Structure
 
 MODELS = ("chgnet", "emt", "lj")
@@ -182,10 +184,11 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, self.how), daemon=True)
-        self.process.start()
+        own = b"__main__" in pickle.dumps(self.how)  # a calculator of the caller's script, which therefore has to run
+        with contextlib.nullcontext(multiprocessing.get_context("spawn")) if own else spawning() as context:
+            self.pipe, there = context.Pipe()
+            self.process = context.Process(target=_serve, args=(there, self.how), daemon=True)
+            self.process.start()
         there.close()
         self.fresh = True
 
@@ -196,7 +199,7 @@ class _Worker:
             try:
                 said = self.pipe.recv()
             except EOFError:
-                said = "the process ended while it loaded the potential"
+                said = "the end of its process (with a calculator of your script, the rest belongs under `if __name__ == '__main__'`)"
             if said is not None:
                 raise InputError(f"relax: expected a potential that can be loaded, got {said}; correct it")
             self.fresh = False

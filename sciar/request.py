@@ -163,7 +163,7 @@ def within_limits(request: Request, statistics: Mapping[str, Any], model: str) -
         InputError: no row is left, or a property that the model does not know.
     """
     names = sorted(statistics.get("properties") or ())
-    meant = {name: _with_unit(name, names, f"properties of model {model!r}") for name in request.arguments.get("properties", ())}
+    meant = {name: with_unit(name, names, f"properties of model {model!r}") for name in request.arguments.get("properties", ())}
     rows = tuple(_renamed(row, meant) for row in request.rows)
     rows = tuple(row if row.problem else Row(row.label, row.prompt, _excess(row, statistics, model)) for row in rows)
     if all(row.problem for row in rows):
@@ -172,7 +172,7 @@ def within_limits(request: Request, statistics: Mapping[str, Any], model: str) -
     return rows
 
 
-def _with_unit(name: str, names: Sequence[str], where: str) -> str:
+def with_unit(name: str, names: Sequence[str], where: str) -> str:
     """The property that `name` means: itself, or the only one that is `name` and a unit, as band_gap is band_gap_eV."""
     longer = [one for one in names if one.startswith(f"{name}_")]
     return longer[0] if name not in names and len(longer) == 1 else known(name, names, where)

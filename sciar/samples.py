@@ -232,9 +232,14 @@ class Samples(Sequence["Verdict"]):
         Args:
             tolerance: Å.
             conventional: conventional cells; otherwise primitive ones.
+
+        Raises:
+            InputError: samples that are no crystals.
         """
         from sciar import lattice
 
+        if self.run.task != "crystal":
+            raise InputError(f"symmetrize: expected crystals, got samples of task {self.run.task!r}; leave it out")
         return self._changed(lambda s: lattice.symmetrized(s, tolerance, conventional))
 
     def fit_pattern(self, pattern: Any, positions: bool = True) -> Samples:

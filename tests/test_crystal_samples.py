@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from pathlib import Path
 
@@ -59,6 +60,10 @@ def test_symmetrize(drawn: Samples) -> None:
     before, after = drawn[0].structure, exact[0].structure
     assert lattice.space_group(before, 1e-4) < 225 == lattice.space_group(after, 1e-4)
     assert exact.symmetrize(conventional=True)[0].structure.n_atoms == 8
+    with pytest.raises(InputError, match="expected molecules for .smi, got a crystal"):
+        drawn.to_smiles()
+    with pytest.raises(InputError, match="symmetrize: expected crystals"):
+        Samples(drawn.records, dataclasses.replace(drawn.run, task="molecule")).symmetrize()
 
 
 def test_dedupe_keeps_one_of_each_kind(drawn: Samples) -> None:

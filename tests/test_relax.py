@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +69,20 @@ def test_samples_relax_and_rank_by_energy() -> None:
     assert float(moved.records[0].properties["SCIAR_ENERGY_AFTER_EV"]) < float(moved.records[0].properties["SCIAR_ENERGY_BEFORE_EV"])
     assert "NotImplementedError" in moved.records[3].properties["SCIAR_RELAXED"], "EMT has no sodium"
     assert moved.rank("energy").records[0].draw in (0, 2)
+
+
+def test_a_plain_script_may_relax(tmp_path: Path) -> None:
+    """Without `if __name__ == "__main__"`; a calculator of the script itself still needs it, and is told so."""
+    (tmp_path / "plain.py").write_text(
+        "from ase.build import bulk\nfrom ase.calculators.lj import LennardJones\nfrom sciar.convert import from_ase\n"
+        "from sciar.metrics import crystal\nfrom sciar.relax import relax\nprint('once')\n"
+        "class Own(LennardJones): pass\ncopper = [from_ase(bulk('Cu'))] * 2\n"
+        "print(relax(copper, 'emt', jobs=2)[1].converged, crystal.kinds(copper, jobs=2).tolist())\n"
+        "if __name__ == '__main__': print(relax(copper[:1], Own, steps=0)[0].failure)\n"
+        "else: raise SystemExit\n"
+    )
+    ran = subprocess.run([sys.executable, "plain.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ran.stdout.startswith("once\nTrue [0, 0]\n") and "belongs under `if __name__" in ran.stderr, ran.stderr
 
 
 @pytest.mark.parametrize(

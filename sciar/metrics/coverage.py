@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import multiprocessing
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -20,6 +19,7 @@ from jaxtyping import Bool, Float
 from sciar.convert import to_pymatgen
 from sciar.errors import InputError
 from sciar.metrics.crystal import SECONDS, limit
+from sciar.processes import spawning
 from sciar.structure import Structure
 
 # of MP-20: Xie et al., CDVAE, ICLR 2022
@@ -95,7 +95,9 @@ def _nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spread(tasks: Iterator[tuple[Structure | None, float]], jobs: int) -> Iterator[np.ndarray | str]:
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with spawning() as context:
+        pool = context.Pool(jobs)
+    with pool:
         yield from pool.imap(_timed, tasks, chunksize=8)
 
 

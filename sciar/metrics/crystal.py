@@ -6,7 +6,6 @@ A structure that is None is a failed draw; it counts in every denominator and ma
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
 import threading
 from collections import Counter
@@ -24,6 +23,7 @@ from sciar.lattice import elongation
 from sciar.metrics.distance import wasserstein
 from sciar.oxidation import charge_balanced
 from sciar.packing import MIN_DISTANCE, MIN_VOLUME
+from sciar.processes import spawning
 from sciar.structure import SYMBOLS, Structure
 
 if TYPE_CHECKING:
@@ -303,7 +303,9 @@ def _mapped(function: Callable[[Any], Any], tasks: Iterable[Any], jobs: int, chu
     if jobs <= 1:
         yield from map(function, tasks)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with spawning() as context:
+        pool = context.Pool(jobs)
+    with pool:
         yield from pool.imap(function, tasks, chunksize=chunk)
 
 

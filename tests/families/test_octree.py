@@ -29,6 +29,7 @@ from sciar.prompt import Prompt
 from sciar.structure import Structure
 from sciar.testing import check_family, check_raises, check_sampler
 from sciar.train import fit
+from sciar.validate import validate
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LAYOUTS = ("interleaved", "queries", "fused")
@@ -642,7 +643,9 @@ def test_predict(weights: Path, molecules: list, monkeypatch: pytest.MonkeyPatch
     assert len(passes) == 2 and tuple(every) == sciar.load(weights).model.predicts
     for name in ("mu_D", "gap_eV"):
         np.testing.assert_array_equal(every[name].values, predict([*molecules[:5], heavy], name, model=weights, poses=2).values)
-    check_raises(lambda: predict(molecules[0], "gap", model=weights), InputError, "gap_eV")
+    drawn = [validate(molecule) for molecule in molecules[:5]]
+    np.testing.assert_array_equal(predict(drawn, "gap", model=weights).values, predict(molecules[:5], "gap_eV", model=weights).values)
+    check_raises(lambda: predict(molecules[0], "gaps", model=weights), InputError, "gap_eV")
     check_raises(lambda: predict([], "gap_eV", model=weights), InputError, "at least one")
 
 
