@@ -8,6 +8,8 @@ networkx objects. It knows NumPy and nothing else: no RDKit, no torch.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -230,3 +232,13 @@ SYMBOLS: tuple[str, ...] = tuple(
     "Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og".split()
 )
 NUMBERS: Mapping[str, int] = MappingProxyType({symbol: z for z, symbol in enumerate(SYMBOLS)})
+
+
+def key_of(structure: Structure, *facts: object) -> str:
+    """SHA-256 of a structure's numbers, positions and cell and of whatever else makes its value what it is."""
+    text = hashlib.sha256(json.dumps(facts, default=str).encode())
+    for array, kind in ((structure.numbers, np.int64), (structure.positions, np.float64), (structure.cell, np.float64)):
+        if array is not None:
+            text.update(np.ascontiguousarray(array, dtype=kind).tobytes())
+        text.update(b"|")
+    return text.hexdigest()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import importlib.metadata
 import json
 import sqlite3
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
-import numpy as np
-
 from sciar.datasets import cache_dir
-from sciar.structure import Structure
+
+
+def comparisons() -> Ledger:
+    """Of pairs of crystals, for `sciar.metrics.crystal`."""
+    return Ledger(f"comparisons-pymatgen-{importlib.metadata.version('pymatgen')}")
 
 
 class Ledger(MutableMapping[str, Any]):
@@ -47,13 +49,3 @@ class Ledger(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return int(self._table.execute("SELECT COUNT(*) FROM entries").fetchone()[0])
-
-
-def key_of(structure: Structure, *facts: object) -> str:
-    """SHA-256 of a structure's numbers, positions and cell and of whatever else makes its value what it is."""
-    text = hashlib.sha256(json.dumps(facts, default=str).encode())
-    for array, kind in ((structure.numbers, np.int64), (structure.positions, np.float64), (structure.cell, np.float64)):
-        if array is not None:
-            text.update(np.ascontiguousarray(array, dtype=kind).tobytes())
-        text.update(b"|")
-    return text.hexdigest()

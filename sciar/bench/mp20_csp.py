@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from sciar import datasets
 from sciar.bench import Progress, Result, front, published
 from sciar.bench.given import one_of
+from sciar.bench.ledger import comparisons
 from sciar.errors import InputError
 from sciar.metrics import crystal as metrics
 from sciar.metrics.distance import bootstrap
@@ -62,7 +64,7 @@ def run_protocol(
     if formulas is not None:
         Path(formulas).write_text("".join(f"{text}\n" for text in texts))
     drawn = answers("mp20-csp", model, samples, texts, draws, seed, progress, device)
-    comparison = metrics.compare(drawn.structures, references, jobs, seconds, lambda done, total: progress("matching", done, total))
+    comparison = metrics.compare(drawn.structures, references, jobs, seconds, partial(progress, "matching"), comparisons())
     first = np.zeros((len(references), 1), dtype=int)
     raw = metrics.prediction(comparison, first)
     raw["timeouts"] = float(comparison.n_timeouts)

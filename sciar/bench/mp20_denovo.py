@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from sciar import datasets
 from sciar.bench import Progress, Result, front, published
 from sciar.bench.given import given, one_of
-from sciar.bench.ledger import Ledger, key_of
+from sciar.bench.ledger import Ledger, comparisons
 from sciar.bench.mp20_csp import name_of
 from sciar.bench.stability import stable_unique_novel
 from sciar.errors import InputError
@@ -25,7 +26,7 @@ from sciar.metrics.coverage import coverage as near
 from sciar.metrics.coverage import fingerprints
 from sciar.metrics.distance import bootstrap
 from sciar.relax import relax
-from sciar.structure import Structure
+from sciar.structure import Structure, key_of
 from sciar.validate import validate
 
 
@@ -84,18 +85,16 @@ def run_protocol(
         drawn, notes = front.de_novo(model, count, seed, device, task="crystal"), []
     structures = drawn.structures
     progress("judging", 1, 3)
-    kinds = metrics.kinds(structures, seconds, jobs)
+    kinds = metrics.kinds(structures, seconds, jobs, comparisons())
     progress("novelty", 2, 3)
-    new = metrics.novel(structures, known, seconds, jobs)
+    new = metrics.novel(structures, known, seconds, jobs, comparisons())
     accepted = np.array([s is not None and validate(s).valid for s in structures])
     mine: list[Any] = []
     theirs: list[Any] = []
     if coverage:
         try:
-            theirs = _test_fingerprints(references, jobs, seconds, progress)
-            for one in fingerprints(structures, jobs, seconds):
-                mine.append(one)
-                progress("fingerprints of the draws", len(mine), len(structures))
+            theirs = _kept_fingerprints(references, jobs, seconds, partial(progress, "fingerprints of the test set"))
+            mine = _kept_fingerprints(structures, jobs, seconds, partial(progress, "fingerprints of the draws"))
             notes.append(
                 f"COV-R and COV-P over all draws and all {len(theirs):,} test crystals, at 0.4 and 10; COV-R grows with the number of "
                 "draws, of which published rows have 10,000."
@@ -145,21 +144,20 @@ def run_protocol(
     return Result("mp20-denovo", n or total, total, drawn.seconds, raw, ranked, intervals, published("mp20-denovo"), rows, notes)
 
 
-def _test_fingerprints(references: Sequence[Structure], jobs: int, seconds: float, progress: Progress) -> list[Any]:
-    """Kept in the cache, but for the failures."""
-    found: dict[str, Any] = {}
-    keys = [key_of(one) for one in references]
+def _kept_fingerprints(
+    structures: Sequence[Structure | None], jobs: int, seconds: float, progress: Callable[[int, int], None]
+) -> list[Any]:
+    """Those of earlier runs from the cache, and into it, but for the failures."""
     fingerprints([], seconds=seconds)  # refuses, if matminer is missing, before anything is read
     kept = Ledger(f"fingerprints-matminer-{importlib.metadata.version('matminer')}")
-    for key in keys:
-        if (entry := kept.get(key)) is not None:
-            found[key] = np.array(entry)
-    waiting = {key: one for key, one in zip(keys, references, strict=True) if key not in found}
+    keys = ["" if one is None else key_of(one) for one in structures]
+    found: dict[str, Any] = {key: np.array(kept[key]) for key in keys if key in kept}
+    waiting = {key: one for key, one in zip(keys, structures, strict=True) if key not in found}
     for key, one in zip(waiting, fingerprints(list(waiting.values()), jobs, seconds), strict=True):
         found[key] = one
         if not isinstance(one, str):
             kept[key] = one.tolist()
-        progress("fingerprints of the test set", len(found), len(references))
+        progress(len(found), len(structures))
     return [found[key] for key in keys]
 
 

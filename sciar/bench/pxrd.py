@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sciar import pxrd, rietveld
 from sciar.bench import Progress, Result, published
+from sciar.bench.ledger import comparisons
 from sciar.bench.mp20_csp import answers, best, cell_formula, chosen, name_of
 from sciar.metrics import crystal as metrics
 from sciar.metrics.distance import bootstrap
@@ -53,7 +55,7 @@ def run_protocol(
     patterns = [pxrd.simulated(reference) for reference in references]
     texts = [cell_formula(reference) for reference in references]
     drawn = answers("pxrd", model, samples, texts, draws, seed, progress, device, patterns)
-    comparison = metrics.compare(drawn.structures, references, jobs, seconds, lambda done, total: progress("matching", done, total))
+    comparison = metrics.compare(drawn.structures, references, jobs, seconds, partial(progress, "matching"), comparisons())
     cosines = np.full((len(references), draws), np.nan)
     for row, (structures, pattern) in enumerate(zip(drawn.structures, patterns, strict=True)):
         progress("patterns", row, len(references))

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from sciar.bench import Progress
-from sciar.bench.ledger import Ledger, key_of
+from sciar.bench.ledger import Ledger
 from sciar.metrics import crystal, hull
 from sciar.record import pack, unpack
 from sciar.relax import How, Relaxed, relaxing
-from sciar.structure import SYMBOLS, Structure
+from sciar.structure import SYMBOLS, Structure, key_of
 
 STEPS, FORCE = 300, 0.05
 _PACKAGES = {"chgnet": "chgnet", "emt": "ase", "lj": "ase"}

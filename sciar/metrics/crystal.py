@@ -6,10 +6,11 @@ A structure that is None is a failed draw; it counts in every denominator and ma
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from sciar.metrics.distance import wasserstein
 from sciar.oxidation import charge_balanced
 from sciar.packing import MIN_DISTANCE, MIN_VOLUME
 from sciar.processes import spawning
-from sciar.structure import SYMBOLS, Structure
+from sciar.structure import SYMBOLS, Structure, key_of
 
 if TYPE_CHECKING:
     from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -35,6 +36,7 @@ SECONDS = 60.0  # of CPU time for one pair; then it is no match
 LONGEST = 20.0  # elongation of a cell beyond which no match is sought: the search would take minutes; MP-20: up to 6.2
 
 Progress = Callable[[int, int], None]
+Kept = MutableMapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,6 +77,7 @@ def compare(
     jobs: int = 1,
     seconds: float = SECONDS,
     progress: Progress | None = None,
+    kept: Kept | None = None,
 ) -> Comparison:
     """Match every draw with the reference of its row and with those of other rows that have the same reduced composition.
 
@@ -84,6 +87,7 @@ def compare(
         jobs: processes.
         seconds: of CPU time for one pair; a pair that takes longer is no match and is counted.
         progress: told how many of how many pairs are done.
+        kept: answers of earlier calls by key, and those of this one as they come, so that a call that was stopped goes on.
 
     Raises:
         ValueError: another number of rows, or rows of different lengths.
@@ -106,7 +110,7 @@ def compare(
     crossed: list[dict[int, np.ndarray]] = [{} for _ in draws]
     n_timeouts = 0
     tasks = ((draws[row][draw], references[other]) for row, draw, other in pairs)
-    for done, ((row, draw, other), value) in enumerate(zip(pairs, matches(tasks, jobs, seconds), strict=True), 1):
+    for done, ((row, draw, other), value) in enumerate(zip(pairs, matches(tasks, jobs, seconds, kept), strict=True), 1):
         n_timeouts += value == np.inf
         value = np.nan if value is None or value == np.inf else value
         if other == row:
@@ -163,9 +167,11 @@ def prediction(comparison: Comparison, chosen: Int[np.ndarray, "r c"] | None = N
     return out
 
 
-def matches(pairs: Iterable[tuple[Structure | None, Structure | None]], jobs: int = 1, seconds: float = SECONDS) -> Iterator[float | None]:
-    """`match` of each pair in order; infinity where it took longer than `seconds`."""
-    yield from _mapped(_timed, ((a, b, seconds) for a, b in pairs), jobs, 8)
+def matches(
+    pairs: Iterable[tuple[Structure | None, Structure | None]], jobs: int = 1, seconds: float = SECONDS, kept: Kept | None = None
+) -> Iterator[float | None]:
+    """`match` of each pair in order; infinity where it took longer than `seconds`. `kept` as of `compare`."""
+    yield from _mapped(_timed, ((a, b, seconds) for a, b in pairs), jobs, 8, kept)
 
 
 def structure_valid(structure: Structure | None) -> bool:
@@ -225,16 +231,18 @@ def de_novo(structures: Sequence[Structure | None], references: Sequence[Structu
     return out
 
 
-def kinds(structures: Sequence[Structure | None], seconds: float = SECONDS, jobs: int = 1) -> Int[np.ndarray, "n"]:
+def kinds(
+    structures: Sequence[Structure | None], seconds: float = SECONDS, jobs: int = 1, kept: Kept | None = None
+) -> Int[np.ndarray, "n"]:
     """The first draw that each draw is the same as, -1 of a failed draw. Only crystals of one reduced formula are compared.
 
     Args:
-        structures: the draws. seconds: of CPU time for one pair. jobs: processes, which take a formula each.
+        structures: the draws. seconds: of CPU time for one pair. jobs: processes, which take a formula each. kept: as of `compare`.
     """
     rows = _by_formula(structures)
     found = np.full(len(structures), -1)
     tasks = (([structures[k] for k in group], seconds) for group in rows.values())
-    for group, labels in zip(rows.values(), _mapped(_kinds, tasks, jobs), strict=True):
+    for group, labels in zip(rows.values(), _mapped(_kinds, tasks, jobs, kept=kept), strict=True):
         found[group] = np.array(group)[labels]
     return found
 
@@ -247,9 +255,9 @@ def unique(kind: Int[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
 
 
 def novel(
-    structures: Sequence[Structure | None], known: Iterable[Structure], seconds: float = SECONDS, jobs: int = 1
+    structures: Sequence[Structure | None], known: Iterable[Structure], seconds: float = SECONDS, jobs: int = 1, kept: Kept | None = None
 ) -> Bool[np.ndarray, "n"]:
-    """Which draws match nothing that is known; a failed draw is not novel. `seconds` and `jobs` as of `kinds`."""
+    """Which draws match nothing that is known; a failed draw is not novel. `seconds`, `jobs` and `kept` as of `kinds`."""
     rows = _by_formula(structures)
     theirs: dict[Any, list[Structure]] = {key: [] for key in rows}
     for structure in known:
@@ -257,7 +265,7 @@ def novel(
             alike.append(structure)
     new = np.zeros(len(structures), dtype=bool)
     tasks = (([structures[k] for k in group], theirs[key], seconds) for key, group in rows.items())
-    for group, answers in zip(rows.values(), _mapped(_novel, tasks, jobs), strict=True):
+    for group, answers in zip(rows.values(), _mapped(_novel, tasks, jobs, kept=kept), strict=True):
         new[group] = answers
     return new
 
@@ -298,8 +306,22 @@ def _same(structure: Structure, other: Structure, seconds: float) -> bool:
     return value is not None and value < np.inf
 
 
-def _mapped(function: Callable[[Any], Any], tasks: Iterable[Any], jobs: int, chunk: int = 1) -> Iterator[Any]:
-    """Answers in order, from so many processes."""
+def _mapped(
+    function: Callable[[Any], Any], tasks: Iterable[tuple[Any, ...]], jobs: int, chunk: int = 1, kept: Kept | None = None
+) -> Iterator[Any]:
+    """Answers in order, from so many processes; those that are kept cost nothing."""
+    if kept is not None:
+        listed = list(tasks)
+        keys = [_key(function.__name__, task) for task in listed]
+        known = {key: kept[key] for key in keys if key in kept}
+        fresh = _mapped(function, (task for key, task in zip(keys, listed, strict=True) if key not in known), jobs, chunk)
+        for key in keys:
+            if key in known:
+                yield known[key]
+            else:
+                kept[key] = answer = next(fresh)
+                yield answer
+        return
     if jobs <= 1:
         yield from map(function, tasks)
         return
@@ -307,6 +329,13 @@ def _mapped(function: Callable[[Any], Any], tasks: Iterable[Any], jobs: int, chu
         pool = context.Pool(jobs)
     with pool:
         yield from pool.imap(function, tasks, chunksize=chunk)
+
+
+def _key(name: str, task: tuple[Any, ...]) -> str:
+    """One for each function and task: structures, lists of them, numbers."""
+    parts = [part if isinstance(part, (list, tuple)) else [part] for part in task]
+    facts = [[key_of(one) if isinstance(one, Structure) else repr(one) for one in part] for part in parts]
+    return hashlib.sha256(repr((name, STOL, LTOL, ANGLE_TOL, facts)).encode()).hexdigest()
 
 
 def _same_cell(structure: Structure | None, reference: Structure) -> bool:

@@ -11,8 +11,8 @@ from crystals import crystal, rock_salt
 
 from sciar import relax
 from sciar.bench import stability
-from sciar.bench.ledger import Ledger, key_of
-from sciar.structure import Structure
+from sciar.bench.ledger import Ledger
+from sciar.structure import Structure, key_of
 
 
 @pytest.fixture(autouse=True)

@@ -133,3 +133,22 @@ def test_unique_and_novel() -> None:
     assert metrics.unique(kinds[[1, 2, 4, 0]]).tolist() == [True, False, True, False]  # of some draws only
     assert metrics.kinds(draws, jobs=2).tolist() == kinds.tolist()
     assert metrics.novel(draws, [rock_salt().shifted([1, 0, 0])]).tolist() == [False, False, False, True, True]
+
+
+def test_what_was_compared_is_not_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that was stopped goes on where it was; other tolerances of time are other answers."""
+    pairs = [(rock_salt(), rock_salt()), (caesium_chloride(), rock_salt()), (displaced(0.03), rock_salt()), (None, rock_salt())]
+    kept: dict[str, object] = {}
+    stopped = metrics.matches(pairs, kept=kept)
+    first = [next(stopped), next(stopped)]
+    assert len(kept) == 2
+    asked, match = [], metrics.match
+    monkeypatch.setattr(metrics, "match", lambda a, b: asked.append(a) or match(a, b))
+    assert list(metrics.matches(pairs, kept=kept)) == [*first, *map(match, *zip(*pairs[2:], strict=True))] and len(asked) == 2
+    assert list(metrics.matches(pairs, kept=kept))[:2] == first and len(asked) == 2
+    assert len(list(metrics.matches(pairs, seconds=50, kept=kept))) == 4 and len(asked) == 6
+    draws, known = [rock_salt(), rock_salt(5.8), None, caesium_chloride(), perovskite()], [rock_salt().shifted([1, 0, 0])]
+    alone = metrics.kinds(draws).tolist(), metrics.novel(draws, known).tolist(), len(asked)
+    for _ in range(2):
+        assert (metrics.kinds(draws, kept=kept).tolist(), metrics.novel(draws, known, kept=kept).tolist()) == alone[:2]
+    assert len(asked) == 2 * alone[2] - 6, "the second time nothing"
