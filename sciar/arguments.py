@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -35,7 +36,7 @@ def lines_of(path: Path, name: str) -> list[str]:
         raise InputError(f"{path}: expected a text file with one entry per line, got {reason}; check the path") from None
     if path.suffix.lower() not in (".csv", ".tsv"):
         return [(line.split() or [""])[0] for line in text.splitlines()]
-    table = csv.DictReader(text.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
     columns = [column for column in table.fieldnames or () if column.strip().lower() == name]
     if len(columns) != 1:
         found = ", ".join(table.fieldnames or ()) or "no line"

@@ -44,7 +44,9 @@ Scaffold = Annotated[str | None, typer.Option(help="SMILES of a fragment the ans
 Fixed = Annotated[Path | None, typer.Option(help="File with atoms that the answer must contain as they are.")]
 Elements = Annotated[str | None, typer.Option(help="The only elements allowed: C,N,O.")]
 Atoms = Annotated[str | None, typer.Option("--n-atoms", help="Number of atoms, or FEWEST-MOST.")]
-Wanted = Annotated[list[str] | None, typer.Option("--property", help="NAME=VALUE with the unit in the name: gap_eV=5.0; may be repeated.")]
+Wanted = Annotated[
+    list[str] | None, typer.Option("--property", help="NAME=VALUE, with the unit in the name or without: gap_eV=5.0; may be repeated.")
+]
 
 
 def only_options(context: typer.Context) -> dict[str, Any]:
