@@ -45,7 +45,7 @@ Fixed = Annotated[Path | None, typer.Option(help="File with atoms that the answe
 Elements = Annotated[str | None, typer.Option(help="The only elements allowed: C,N,O.")]
 Atoms = Annotated[str | None, typer.Option("--n-atoms", help="Number of atoms, or FEWEST-MOST.")]
 Wanted = Annotated[
-    list[str] | None, typer.Option("--property", help="NAME=VALUE, with the unit in the name or without: gap_eV=5.0; may be repeated.")
+    list[str] | None, typer.Option("--property", help="NAME=VALUE, NAME with or without its unit: gap_eV=5.0; may be repeated.")
 ]
 
 
