@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -314,13 +314,13 @@ def _mapped(
         listed = list(tasks)
         keys = [_key(function.__name__, task) for task in listed]
         known = {key: kept[key] for key in keys if key in kept}
-        fresh = _mapped(function, (task for key, task in zip(keys, listed, strict=True) if key not in known), jobs, chunk)
+        missing = {key: task for key, task in zip(keys, listed, strict=True) if key not in known}
+        fresh = _as_they_come(function, missing, jobs, chunk)
         for key in keys:
-            if key in known:
-                yield known[key]
-            else:
-                kept[key] = answer = next(fresh)
-                yield answer
+            while key not in known:  # a slow one does not keep those behind it from being kept
+                done, answer = next(fresh)
+                kept[done] = known[done] = answer
+            yield known[key]
         return
     if jobs <= 1:
         yield from map(function, tasks)
@@ -329,6 +329,23 @@ def _mapped(
         pool = context.Pool(jobs)
     with pool:
         yield from pool.imap(function, tasks, chunksize=chunk)
+
+
+def _as_they_come(function: Callable[[Any], Any], tasks: Mapping[str, tuple[Any, ...]], jobs: int, chunk: int) -> Iterator[tuple[str, Any]]:
+    """Answers with their keys."""
+    work = partial(_with_key, function)
+    if jobs <= 1:
+        yield from map(work, tasks.items())
+        return
+    with spawning() as context:
+        pool = context.Pool(jobs)
+    with pool:
+        yield from pool.imap_unordered(work, tasks.items(), chunksize=chunk)
+
+
+def _with_key(function: Callable[[Any], Any], item: tuple[str, Any]) -> tuple[str, Any]:
+    key, task = item
+    return key, function(task)
 
 
 def _key(name: str, task: tuple[Any, ...]) -> str:

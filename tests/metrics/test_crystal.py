@@ -152,3 +152,5 @@ def test_what_was_compared_is_not_compared_again(monkeypatch: pytest.MonkeyPatch
     for _ in range(2):
         assert (metrics.kinds(draws, kept=kept).tolist(), metrics.novel(draws, known, kept=kept).tolist()) == alone[:2]
     assert len(asked) == 2 * alone[2] - 6, "the second time nothing"
+    assert metrics.kinds(draws, jobs=2, kept={}).tolist() == alone[0]
+    assert list(metrics.matches([*pairs, *pairs], jobs=2, kept={})) == [*metrics.matches(pairs)] * 2
