@@ -27,10 +27,12 @@ class Prediction:
     """Means over random poses, and how far the poses disagree.
 
     Args:
+        name: of the property, with its unit.
         values, spread: one number per structure, in the unit of the property's name; nan where the model cannot hold it.
         problems: why a structure has no value, by its number.
     """
 
+    name: str
     values: Float[np.ndarray, "n"]
     spread: Float[np.ndarray, "n"]
     problems: dict[int, str]
@@ -127,4 +129,4 @@ def _read(given: Sequence[Structure], generator: Generator, poses: int, batch_si
         for pose in range(poses):
             drawn[pose, rows[first : first + batch_size]] = model.predict(batch, noise).cpu().numpy()
     mean, spread = drawn.mean(0), drawn.std(0)
-    return {name: Prediction(mean[:, k], spread[:, k], problems) for k, name in enumerate(model.predicts)}
+    return {name: Prediction(name, mean[:, k], spread[:, k], problems) for k, name in enumerate(model.predicts)}

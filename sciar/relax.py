@@ -5,8 +5,6 @@ Each structure is relaxed in a process of its own, which is ended when its time 
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -184,8 +182,7 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        own = b"__main__" in pickle.dumps(self.how)  # a calculator of the caller's script, which therefore has to run
-        with contextlib.nullcontext(multiprocessing.get_context("spawn")) if own else spawning() as context:
+        with spawning(self.how) as context:
             self.pipe, there = context.Pipe()
             self.process = context.Process(target=_serve, args=(there, self.how), daemon=True)
             self.process.start()

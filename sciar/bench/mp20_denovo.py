@@ -85,9 +85,10 @@ def run_protocol(
         drawn, notes = front.de_novo(model, count, seed, device, task="crystal"), []
     structures = drawn.structures
     progress("judging", 1, 3)
-    kinds = metrics.kinds(structures, seconds, jobs, comparisons())
+    compared = comparisons()
+    kinds = metrics.kinds(structures, seconds, jobs, compared)
     progress("novelty", 2, 3)
-    new = metrics.novel(structures, known, seconds, jobs, comparisons())
+    new = metrics.novel(structures, known, seconds, jobs, compared)
     accepted = np.array([s is not None and validate(s).valid for s in structures])
     mine: list[Any] = []
     theirs: list[Any] = []
@@ -157,7 +158,7 @@ def _kept_fingerprints(
         found[key] = one
         if not isinstance(one, str):
             kept[key] = one.tolist()
-        progress(len(found), len(structures))
+        progress(len(found), len(set(keys)))
     return [found[key] for key in keys]
 
 

@@ -127,7 +127,7 @@ def finetune(
 @verbs.command()
 def predict(
     file: Annotated[Path, typer.Argument(help="Structures with positions: .sdf .xyz .extxyz …")],
-    wanted: Annotated[str, typer.Option("--property", help="Name with its unit: gap_eV.")],
+    wanted: Annotated[str, typer.Option("--property", help="Name, with or without its unit: gap_eV.")],
     model: ModelName = None,
     poses: Annotated[int, typer.Option(help="Random orientations that are averaged.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the orientations.")] = 0,
@@ -143,7 +143,7 @@ def predict(
     found = sciar.predict(sciar.read(file), wanted, model=model, poses=poses, seed=seed, device=device)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["row", wanted, "spread", "problem"])
+    table.writerow(["row", found.name, "spread", "problem"])
     for row, (value, spread) in enumerate(zip(found.values.tolist(), found.spread.tolist(), strict=True)):
         problem = found.problems.get(row, "")
         table.writerow([row, *(("", "") if problem else (f"{value:.6g}", f"{spread:.2g}")), problem])

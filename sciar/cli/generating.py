@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,14 +78,7 @@ def again(
     _finish(samples, out, report_file)
 
 
-@generating.command(context_settings=OPTIONS)
-def conformer(
-    context: typer.Context,
-    smiles: Annotated[list[str] | None, typer.Argument(help="Molecules.")] = None,
-    smiles_file: Annotated[
-        Path | None,
-        typer.Option("--smiles-file", help="One SMILES per line, what follows is ignored; or a table with a column smiles."),
-    ] = None,
+def _shared(
     n: Count = 1,
     seed: Seed = None,
     device: Device = "auto",
@@ -94,14 +88,41 @@ def conformer(
     drop_invalid: DropInvalid = False,
     retry: Retry = 0,
     keep: Keep = 1.0,
-    fallback: Annotated[
-        str | None, typer.Option(help="etkdg = RDKit's coordinates where every attempt failed; such samples say so.")
-    ] = None,
     batch_size: Batch = None,
     ray: Ray = None,
     shard: Shard = None,
     workers: Workers = None,
     quiet: Quiet = False,
+) -> None:
+    """Options of every verb that draws; `_generate` takes their values from the context."""
+
+
+def _drawing(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb with the shared options after its own."""
+    own, shared = (inspect.signature(one, eval_str=True) for one in (verb, _shared))
+
+    def drawn(**given: Any) -> None:
+        verb(**{name: given[name] for name in own.parameters})
+
+    every = own.replace(parameters=[*own.parameters.values(), *shared.parameters.values()])
+    drawn.__name__, drawn.__doc__ = verb.__name__, verb.__doc__
+    drawn.__annotations__ = {name: one.annotation for name, one in every.parameters.items()}
+    drawn.__signature__ = every  # type: ignore[attr-defined]
+    return drawn
+
+
+@generating.command(context_settings=OPTIONS)
+@_drawing
+def conformer(
+    context: typer.Context,
+    smiles: Annotated[list[str] | None, typer.Argument(help="Molecules.")] = None,
+    smiles_file: Annotated[
+        Path | None,
+        typer.Option("--smiles-file", help="One SMILES per line, what follows is ignored; or a table with a column smiles."),
+    ] = None,
+    fallback: Annotated[
+        str | None, typer.Option(help="etkdg = RDKit's coordinates where every attempt failed; such samples say so.")
+    ] = None,
 ) -> None:
     """Conformers of given molecules: sciar generate conformer CCO -n 10 -o ethanol.sdf"""
     given, options = options_of([*(smiles or []), *context.args])
@@ -109,6 +130,7 @@ def conformer(
 
 
 @generating.command(context_settings=OPTIONS)
+@_drawing
 def molecule(
     context: typer.Context,
     formula: Annotated[str | None, typer.Option(help="Composition such as C6H6O.")] = None,
@@ -117,20 +139,6 @@ def molecule(
     elements: Elements = None,
     n_atoms: Atoms = None,
     wanted: Wanted = None,
-    n: Count = 1,
-    seed: Seed = None,
-    device: Device = "auto",
-    model: ModelName = None,
-    out: Out = None,
-    report: ReportFile = None,
-    drop_invalid: DropInvalid = False,
-    retry: Retry = 0,
-    keep: Keep = 1.0,
-    batch_size: Batch = None,
-    ray: Ray = None,
-    shard: Shard = None,
-    workers: Workers = None,
-    quiet: Quiet = False,
 ) -> None:
     """New molecules in 3D: sciar generate molecule -n 100 -o new.sdf"""
     limits = {"elements": elements, "n_atoms": range_of(n_atoms), "properties": properties_of(wanted)}
@@ -138,27 +146,14 @@ def molecule(
 
 
 @generating.command(context_settings=OPTIONS)
+@_drawing
 def graph(
     context: typer.Context,
     scaffold: Scaffold = None,
     elements: Elements = None,
     n_atoms: Atoms = None,
     wanted: Wanted = None,
-    n: Count = 1,
-    seed: Seed = None,
-    device: Device = "auto",
-    model: ModelName = None,
-    out: Out = None,
-    report: ReportFile = None,
-    drop_invalid: DropInvalid = False,
-    retry: Retry = 0,
-    keep: Keep = 1.0,
-    batch_size: Batch = None,
     then_3d: Annotated[bool, typer.Option("--then-3d", help="Coordinates for the valid ones, by the bundled conformer model.")] = False,
-    ray: Ray = None,
-    shard: Shard = None,
-    workers: Workers = None,
-    quiet: Quiet = False,
 ) -> None:
     """New graphs: sciar generate graph -n 1000 -o new.smi"""
     limits = {"elements": elements, "n_atoms": range_of(n_atoms), "properties": properties_of(wanted)}
@@ -166,6 +161,7 @@ def graph(
 
 
 @generating.command(context_settings=OPTIONS)
+@_drawing
 def crystal(
     context: typer.Context,
     formula: Annotated[list[str] | None, typer.Argument(help="Compositions such as LiFePO4.")] = None,
@@ -182,20 +178,6 @@ def crystal(
     elements: Elements = None,
     n_atoms: Atoms = None,
     wanted: Wanted = None,
-    n: Count = 1,
-    seed: Seed = None,
-    device: Device = "auto",
-    model: ModelName = None,
-    out: Out = None,
-    report: ReportFile = None,
-    drop_invalid: DropInvalid = False,
-    retry: Retry = 0,
-    keep: Keep = 1.0,
-    batch_size: Batch = None,
-    ray: Ray = None,
-    shard: Shard = None,
-    workers: Workers = None,
-    quiet: Quiet = False,
 ) -> None:
     """Crystals: sciar generate crystal LiFePO4 -n 20 -o lifepo4.cif"""
     given, options = options_of([*(formula or []), *context.args])

@@ -42,7 +42,7 @@ Workers = Annotated[int | None, typer.Option(help="With --ray: processes; as man
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Scaffold = Annotated[str | None, typer.Option(help="SMILES of a fragment the answer must contain, * where it may grow.")]
 Fixed = Annotated[Path | None, typer.Option(help="File with atoms that the answer must contain as they are.")]
-Elements = Annotated[str | None, typer.Option(help="The only elements allowed: C,N,O.")]
+Elements = Annotated[str | None, typer.Option(help="The only elements allowed: C,N,O or Li-Fe-O.")]
 Atoms = Annotated[str | None, typer.Option("--n-atoms", help="Number of atoms, or FEWEST-MOST.")]
 Wanted = Annotated[
     list[str] | None, typer.Option("--property", help="NAME=VALUE, NAME with or without its unit: gap_eV=5.0; may be repeated.")

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from sciar.convert import to_pymatgen
 from sciar.errors import InputError
 from sciar.metrics.crystal import SECONDS, limit
-from sciar.processes import spawning
+from sciar.processes import pool
 from sciar.structure import Structure
 
 # of MP-20: Xie et al., CDVAE, ICLR 2022
@@ -95,10 +95,8 @@ def _nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spread(tasks: Iterator[tuple[Structure | None, float]], jobs: int) -> Iterator[np.ndarray | str]:
-    with spawning() as context:
-        pool = context.Pool(jobs)
-    with pool:
-        yield from pool.imap(_timed, tasks, chunksize=8)
+    with pool(jobs) as workers:
+        yield from workers.imap(_timed, tasks, chunksize=8)
 
 
 def _timed(task: tuple[Structure | None, float]) -> np.ndarray | str:

@@ -24,7 +24,7 @@ from sciar.lattice import elongation
 from sciar.metrics.distance import wasserstein
 from sciar.oxidation import charge_balanced
 from sciar.packing import MIN_DISTANCE, MIN_VOLUME
-from sciar.processes import spawning
+from sciar.processes import pool
 from sciar.structure import SYMBOLS, Structure, key_of
 
 if TYPE_CHECKING:
@@ -309,38 +309,27 @@ def _same(structure: Structure, other: Structure, seconds: float) -> bool:
 def _mapped(
     function: Callable[[Any], Any], tasks: Iterable[tuple[Any, ...]], jobs: int, chunk: int = 1, kept: Kept | None = None
 ) -> Iterator[Any]:
-    """Answers in order, from so many processes; those that are kept cost nothing."""
-    if kept is not None:
-        listed = list(tasks)
-        keys = [_key(function.__name__, task) for task in listed]
-        known = {key: kept[key] for key in keys if key in kept}
-        missing = {key: task for key, task in zip(keys, listed, strict=True) if key not in known}
-        fresh = _as_they_come(function, missing, jobs, chunk)
-        for key in keys:
-            while key not in known:  # a slow one does not keep those behind it from being kept
-                done, answer = next(fresh)
-                kept[done] = known[done] = answer
-            yield known[key]
-        return
+    """Answers in order, from so many processes; what is kept, or asked twice, costs nothing."""
+    listed = list(tasks)
+    keys = [_key(function.__name__, task) for task in listed]
+    known = {key: kept[key] for key in keys if key in kept} if kept is not None else {}
+    missing = {key: task for key, task in zip(keys, listed, strict=True) if key not in known}
+    fresh = _as_they_come(partial(_with_key, function), missing.items(), jobs, chunk)
+    for key in keys:
+        while key not in known:  # a slow one does not keep those behind it from being kept
+            done, answer = next(fresh)
+            known[done] = answer
+            if kept is not None:
+                kept[done] = answer
+        yield known[key]
+
+
+def _as_they_come(function: Callable[[Any], Any], tasks: Iterable[Any], jobs: int, chunk: int) -> Iterator[Any]:
     if jobs <= 1:
         yield from map(function, tasks)
         return
-    with spawning() as context:
-        pool = context.Pool(jobs)
-    with pool:
-        yield from pool.imap(function, tasks, chunksize=chunk)
-
-
-def _as_they_come(function: Callable[[Any], Any], tasks: Mapping[str, tuple[Any, ...]], jobs: int, chunk: int) -> Iterator[tuple[str, Any]]:
-    """Answers with their keys."""
-    work = partial(_with_key, function)
-    if jobs <= 1:
-        yield from map(work, tasks.items())
-        return
-    with spawning() as context:
-        pool = context.Pool(jobs)
-    with pool:
-        yield from pool.imap_unordered(work, tasks.items(), chunksize=chunk)
+    with pool(jobs) as workers:
+        yield from workers.imap_unordered(function, tasks, chunksize=chunk)
 
 
 def _with_key(function: Callable[[Any], Any], item: tuple[str, Any]) -> tuple[str, Any]:

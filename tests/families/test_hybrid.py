@@ -301,7 +301,7 @@ def test_size_formula_and_elements_are_kept() -> None:
     """With the bundled weights: what is asked for is in every draw, and the verdict says nothing about it."""
     sized = sciar.generate("molecule", n=8, model="qm9-hybrid", seed=1, n_atoms=(12, 14))
     assert all(12 <= v.structure.n_atoms <= 14 for v in sized)
-    rare = sciar.generate("molecule", n=2, model="qm9-hybrid", seed=1, n_atoms=7)  # one of 500 in QM9
+    rare = sciar.generate("molecule", n=2, model="qm9-hybrid", seed=1, n_atoms=7)  # one of 4,000 in QM9
     assert [v.structure.n_atoms for v in rare] == [7, 7]
     isomers = sciar.generate("molecule", n=4, model="qm9-hybrid", seed=1, formula="C6H10O")
     assert [v.structure.formula for v in isomers] == ["C6H10O"] * 4
