@@ -19,6 +19,7 @@ from sciar.errors import InputError
 from sciar.prompt import Prompt
 
 Counts = tuple[int, ...]  # atoms of each element
+CANDIDATES = 32  # compositions drawn for one within limits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,12 +29,14 @@ class Space:
     Args:
         compositions: atoms of each element in the cell, one of which it must be; () = drawn too.
         allowed: of the elements. atoms: fewest and most. properties: in their own units, nan = not asked for.
+        narrow: elements or a size is asked for, but no composition.
     """
 
     compositions: tuple[Counts, ...]
     allowed: Bool[np.ndarray, "e"]
     atoms: tuple[int, int]
     properties: Float[np.ndarray, "p"]
+    narrow: bool = False
 
 
 def limits_of(prompt: Prompt, elements: Sequence[str], max_atoms: int) -> tuple[Bool[np.ndarray, "e"], tuple[int, int]]:
@@ -63,7 +66,7 @@ def space_of(prompt: Prompt, elements: Sequence[str], max_atoms: int, properties
     allowed, (fewest, most) = limits_of(prompt, elements, max_atoms)
     wanted = np.array([float(prompt.properties.get(name, np.nan)) for name in properties])
     if prompt.composition is None:
-        return Space((), allowed, (fewest, most), wanted)
+        return Space((), allowed, (fewest, most), wanted, bool(prompt.elements or prompt.n_atoms))
     if foreign := sorted(set(prompt.composition) - {e for e, ok in zip(elements, allowed, strict=True) if ok}):
         raise InputError(f"formula: expected elements among {' '.join(elements)}, got {' '.join(foreign)}; use another model")
     unit = np.array([prompt.composition.get(e, 0) for e in elements])
@@ -161,7 +164,10 @@ class Compositions(nn.Module):
         for candidates, rows in asked.items():
             own, told = [streams[k] for k in rows], wanted[rows] if isinstance(wanted, Tensor) else wanted
             if not candidates:
-                counts[rows] = self._free([spaces[k] for k in rows], own, told, temperature)
+                for narrow, draw in ((False, lambda *given: self._free(*given)[0]), (True, self._resampled)):
+                    if some := [k for k in rows if spaces[k].narrow == narrow]:
+                        told = wanted[some] if isinstance(wanted, Tensor) else wanted
+                        counts[some] = draw([spaces[k] for k in some], [streams[k] for k in some], told, temperature)
                 continue
             every = torch.tensor(candidates, device=device)
             each = told[:, None].expand(-1, len(every), -1).flatten(0, 1) if isinstance(told, Tensor) else told
@@ -169,10 +175,25 @@ class Compositions(nn.Module):
             counts[rows] = every[categorical.draw((-nats).double().softmax(-1), uniforms(own, device))]
         return counts
 
-    def _free(
+    def _resampled(
         self, spaces: list[Space], streams: list[np.random.Generator], wanted: Tensor | float, temperature: float
     ) -> Int[Tensor, "b e"]:
-        """Compositions drawn pair by pair; what could not be finished within the limits is barred."""
+        """One of several compositions within the limits, drawn by what the masks left of the law of each.
+
+        Masks alone look one word ahead: asked for Fe and O, as much oxygen would be drawn as goes with all that may not come. With the
+        weights the law is the learned one, given the limits, for many candidates (sampling importance resampling).
+        """
+        many = [space for space in spaces for _ in range(CANDIDATES)]
+        own = [np.random.default_rng(seed) for stream in streams for seed in stream.integers(2**63, size=CANDIDATES)]
+        each = wanted.repeat_interleave(CANDIDATES, 0) if isinstance(wanted, Tensor) else wanted
+        counts, left = self._free(many, own, each, temperature)
+        chosen = categorical.draw(left.view(-1, CANDIDATES).softmax(-1), uniforms(streams, left.device))
+        return counts.view(len(spaces), CANDIDATES, -1)[torch.arange(len(spaces), device=left.device), chosen]
+
+    def _free(
+        self, spaces: list[Space], streams: list[np.random.Generator], wanted: Tensor | float, temperature: float
+    ) -> tuple[Int[Tensor, "b e"], Float[Tensor, "b"]]:
+        """Compositions drawn pair by pair, and ln of what was left of their law: what could not be finished within the limits is barred."""
         device = self.to_element.weight.device
         allowed = torch.from_numpy(np.stack([space.allowed for space in spaces])).to(device)
         fewest, most = torch.tensor([space.atoms for space in spaces], device=device).T
@@ -180,26 +201,27 @@ class Compositions(nn.Module):
         counts = torch.zeros(b, e, dtype=torch.long, device=device)
         row, index, number = (torch.arange(n, device=device) for n in (b, e, self.most + 1))
         last, total = torch.full((b,), e, device=device), torch.zeros(b, self.to_element.in_features, device=device)
-        going = torch.ones(b, dtype=torch.bool, device=device)
+        going, left = torch.ones(b, dtype=torch.bool, device=device), torch.zeros(b, dtype=torch.double, device=device)
         while bool(going.any()):
             logits, h = self.element_logits(total, last, wanted)
             size = counts.sum(1)
             barred = torch.cat([~allowed | (size >= most)[:, None], (size < fewest)[:, None]], 1)
-            element = categorical.draw(
-                (logits.double() / temperature).masked_fill(barred, -torch.inf).softmax(-1), uniforms(streams, device, going)
-            )
+            logits = logits.double() / temperature
+            open_ = logits.masked_fill(barred, -torch.inf)
+            left += torch.where(going, open_.logsumexp(-1) - logits.logsumexp(-1), 0.0)
+            element = categorical.draw(open_.softmax(-1), uniforms(streams, device, going))
             going = going & (element < e)
             element = element.clamp(max=e - 1)
             more = (allowed & (index > element[:, None])).any(1)
             least = torch.where(more, 1, (fewest - size).clamp(min=1))
             barred = (number < least[:, None]) | (number > (most - size)[:, None])
             logits = self.count_logits(h, element).double() / temperature
-            count = (
-                categorical.draw(logits.masked_fill(barred, -torch.inf).softmax(-1).nan_to_num(), uniforms(streams, device, going)) * going
-            )
+            open_ = logits.masked_fill(barred, -torch.inf)
+            left += torch.where(going, open_.logsumexp(-1) - logits.logsumexp(-1), 0.0)
+            count = categorical.draw(open_.softmax(-1).nan_to_num(), uniforms(streams, device, going)) * going
             counts[row, element] += count
             total, last = total + self.added(element, count), torch.where(going, element, last)
-        return counts
+        return counts, left
 
 
 def uniforms(streams: list[np.random.Generator], device: torch.device, going: Bool[Tensor, "b"] | None = None) -> Float[Tensor, "b"]:

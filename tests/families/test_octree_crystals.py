@@ -26,6 +26,7 @@ from sciar.families.octree.heads import log_likelihood
 from sciar.families.octree.model import SHELLS
 from sciar.families.octree.surroundings import columns_of
 from sciar.lattice import cell_of_form, form_of, fractional, niggli
+from sciar.nn import composition
 from sciar.nn.periodic import images, nearest
 from sciar.nn.sites import matrix
 from sciar.prompt import Prompt
@@ -175,6 +176,27 @@ def test_drawn_compositions_follow_the_law() -> None:
         found = -header.composition_nats(counts) - header.lattice_nats(counts, bins)
     share = np.array([(counts.numpy() == c).all(1).mean() for c in every])
     assert np.abs(share - law).max() < 0.03 and torch.allclose(nats, found, atol=1e-4)
+
+
+def test_compositions_within_limits_follow_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given elements and a size: that of the network among those it allows, which masks alone miss by far."""
+    torch.manual_seed(1)
+    header = Header(16, 3, 3, 0)
+    header.atoms = torch.nn.Embedding(10, 16)
+    with torch.no_grad():
+        header.to_element.weight *= 6
+        header.to_count.weight *= 6
+        every = [c for c in product(range(4), (0,), range(4)) if 2 <= sum(c) <= 4]
+        law = (-header.composition_nats(torch.tensor(every))).softmax(0).numpy()
+        off = []
+        for candidates in (32, 1):
+            monkeypatch.setattr(composition, "CANDIDATES", candidates)
+            space = Space((), np.array([True, False, True]), (2, 4), np.zeros(0), narrow=True)
+            counts = header.drawn([space] * 3000, [np.random.default_rng([0, k]) for k in range(3000)], 0.0).numpy()
+            share = np.array([(counts == c).all(1).mean() for c in every])
+            assert share.sum() == pytest.approx(1)
+            off.append(np.abs(share - law).sum() / 2)
+    assert off[0] < 0.05 < 0.1 < off[1], off
 
 
 # ---- laws

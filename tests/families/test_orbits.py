@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -14,7 +15,9 @@ from sciar.batch import TokenArrays, collate
 from sciar.convert import to_pymatgen
 from sciar.errors import InputError
 from sciar.families import orbits
+from sciar.families.orbits import words
 from sciar.families.orbits.constraints import fits, wish_of
+from sciar.families.orbits.options import Options
 from sciar.families.orbits.tokens import Tokenizer, TokenizerConfig, Tokens
 from sciar.families.orbits.wyckoff import FREE, LETTERS, cell_of, group, lattice_of, orbits_of, structure_of
 from sciar.prompt import Prompt
@@ -342,6 +345,30 @@ def test_compositions_are_exact(small: orbits.Model) -> None:
             assert 5 <= structure.n_atoms <= 7 and set(found) <= {"Mg", "O"}
         if prompt.space_group:
             assert draw.tokens.group[0] == 225
+
+
+def test_compositions_within_limits_follow_the_law(monkeypatch: pytest.MonkeyPatch, small: orbits.Model) -> None:
+    """Given elements and a size: that of the words among those it allows, which masks alone miss by far."""
+    model = copy.deepcopy(small)
+    with torch.no_grad():
+        model.to_element.weight *= 6
+        model.to_count[-1].weight *= 2
+    options = Options(temperature=1.0)
+    wish = wish_of(Prompt(crystal=True, n_atoms=(2, 4), elements=("Li", "O")), small.tokenizer.config, frozenset(range(1, 119)))
+    every = [tuple((z, n) for z, n in ((3, li), (8, o)) if n) for li in range(5) for o in range(5) if 2 <= li + o <= 4]
+    off = []
+    with torch.inference_mode():
+        logits = np.array(words.Writer(model, options).log_likelihoods(every))
+        law = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        for candidates in (32, 1):
+            monkeypatch.setattr(words, "CANDIDATES", candidates)
+            rows = [words.Sentence(k, (7, k), wish, np.random.default_rng([7, k])) for k in range(200)]
+            words.Writer(model, options)._resample(rows)
+            share = np.array([np.mean([row.given == c for row in rows]) for c in every])
+            assert share.sum() == pytest.approx(1)
+            assert all(row.score == pytest.approx(logits[every.index(row.given)], abs=1e-4) for row in rows if row.given)
+            off.append(np.abs(share - law).sum() / 2)
+    assert off[0] < 0.1 < 0.2 < off[1], off
 
 
 def test_the_denoiser_keeps_symmetry_and_does_not_see_the_choice_of_atoms(small: orbits.Model) -> None:

@@ -26,6 +26,7 @@ class Wish:
         elements: atomic numbers allowed. atoms: fewest and most in the cell. groups: space groups allowed.
         properties: wanted values in the order of the tokenizer's, nan = not asked for.
         profile: levels of the wanted powder profile, () = not asked for.
+        narrow: elements, a size or a group is asked for, but no composition.
     """
 
     compositions: tuple[Composition, ...]
@@ -34,6 +35,7 @@ class Wish:
     groups: frozenset[int]
     properties: tuple[float, ...]
     profile: tuple[int, ...] = ()
+    narrow: bool = False
 
 
 def wish_of(prompt: Prompt, config: TokenizerConfig, known: frozenset[int]) -> Wish:
@@ -60,7 +62,8 @@ def wish_of(prompt: Prompt, config: TokenizerConfig, known: frozenset[int]) -> W
     if prompt.composition is None:
         if not any(fits(g, (n,)) for g in groups for n in range(few, most + 1)):
             raise InputError(f"spacegroup: expected one with orbits of {few} to {most} atoms, got {prompt.space_group}; widen n_atoms=")
-        return Wish((), elements & known, (few, most), groups, properties, profile)
+        narrow = bool(prompt.elements or prompt.n_atoms or prompt.space_group)
+        return Wish((), elements & known, (few, most), groups, properties, profile, narrow)
     formula = tuple(sorted((NUMBERS[symbol], count) for symbol, count in prompt.composition.items()))
     size = sum(count for _, count in formula)
     units = [prompt.formula_units] if prompt.formula_units else range(1, most // size + 1)

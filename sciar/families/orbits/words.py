@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sciar.families.orbits.model import Model
 
 BEGIN, PAIR, END, GROUP, ORBIT = range(5)
+CANDIDATES, BATCH = 32, 512  # compositions of each draw within limits; sentences at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +62,7 @@ class Sentence:
     lacking: list[int] = field(default_factory=list)  # atoms that each element still lacks
     taken: int = 0
     score: float = 0.0
+    weight: float = 0.0  # ln of what masks left of the law of the composition, at the temperature of the draw
     summary: Tensor | None = None
 
     @property
@@ -79,6 +82,32 @@ class Writer:
     def write(self, rows: Sequence[Sentence]) -> None:
         """Fill in the words, the score in nats of those that were drawn, and the state behind the last."""
         self._choose_compositions(rows)
+        self._resample([row for row in rows if row.wish.narrow])
+        lattice = self._write(rows)
+        for row, more in zip(rows, lattice, strict=True):
+            row.summary = row.summary + more
+
+    def _resample(self, rows: Sequence[Sentence]) -> None:
+        """A composition within limits for each row: one of several, drawn by what the masks left of the law of each.
+
+        Masks alone look one word ahead: asked for Fe and O, as much oxygen would be drawn as goes with all that may not come. With the
+        weights the law is the model's own, given the limits, for many candidates (sampling importance resampling).
+        """
+        tries = [
+            dataclasses.replace(row, rng=np.random.default_rng([*row.key, 3, c]), pairs=[], orbits=[], lacking=[])
+            for row in rows
+            for c in range(CANDIDATES)
+        ]
+        for start in range(0, len(tries), BATCH):
+            self._write(tries[start : start + BATCH], compositions=True)
+        for k, row in enumerate(rows):
+            own = tries[k * CANDIDATES : (k + 1) * CANDIDATES]
+            row.given = tuple(own[_draw(np.array([one.weight for one in own]), row.rng, 1.0)[0]].pairs)
+        for row, score in zip(rows, self.log_likelihoods([row.given for row in rows if row.given]) if rows else [], strict=True):
+            row.score = score
+
+    def _write(self, rows: Sequence[Sentence], compositions: bool = False) -> Tensor:
+        """All words, or compositions and their weights alone; returns what the wishes add to the last state."""
         begin, told, lattice = self._conditions(rows)
         guided = self.options.guidance != 1.0 and any(np.isfinite(row.wish.properties).any() or row.wish.profile for row in rows)
         if guided:
@@ -92,10 +121,9 @@ class Writer:
         for step in range(longest):
             hidden = self._read(tokens, begin, told, caches, step, copies)
             tokens = self._next(rows, tokens, hidden)
-            if all(row.summary is not None for row in rows):
+            if all(row.summary is not None or (compositions and row.number > 0) for row in rows):
                 break
-        for row, more in zip(rows, lattice, strict=True):
-            row.summary = row.summary + more
+        return lattice
 
     def _choose_compositions(self, rows: Sequence[Sentence]) -> None:
         """A composition for each row that may only be some; by the model's own weights where there are several."""
@@ -239,6 +267,7 @@ class Writer:
                 break
             allowed[row.number] = False
         row.score += float(wanted[row.number] - np.logaddexp.reduce(wanted))
+        row.weight += _left(wanted, logits, self.options.temperature)
 
     def _orbit(self, row: Sentence, logits: np.ndarray) -> tuple[int, int]:
         owner = row.next_owner
@@ -250,16 +279,27 @@ class Writer:
             size, bit = positions[letter].multiplicity, 0 if positions[letter].free else 1 << letter
             if size <= row.lacking[owner] and not row.taken & bit:
                 allowed[letter] = fits(row.number, (row.lacking[owner] - size, *rest), letter, row.taken | bit)
-        letter = self._drawn(row, logits, allowed)
+        letter, nats = _draw(np.where(allowed, logits, -np.inf), row.rng, self.options.temperature)
+        row.score += nats
         row.orbits.append((owner, letter))
         row.lacking[owner] -= positions[letter].multiplicity
         row.taken |= 0 if positions[letter].free else 1 << letter
         return owner, letter
 
     def _drawn(self, row: Sentence, logits: np.ndarray, allowed: np.ndarray) -> int:
-        choice, nats = _draw(np.where(allowed, logits, -np.inf), row.rng, self.options.temperature)
+        """Of a composition."""
+        left, temperature = np.where(allowed, logits, -np.inf), self.options.temperature
+        choice, nats = _draw(left, row.rng, temperature)
         row.score += nats
+        row.weight += _left(left, logits, temperature)
         return choice
+
+
+def _left(left: np.ndarray, logits: np.ndarray, temperature: float) -> float:
+    """ln of the probability that is left, where what is barred has -inf."""
+    top = logits.max()
+    masses = [np.exp((values - top) / temperature).sum() for values in (left, logits)]
+    return float(np.log(max(masses[0], 1e-300)) - np.log(masses[1]))
 
 
 def _draw(logits: np.ndarray, rng: np.random.Generator, temperature: float) -> tuple[int, float]:

@@ -65,7 +65,7 @@ def _space(model: Model, prompt: Prompt) -> Space:
     place = np.array([SYMBOLS.index(symbol) for symbol in known])
     spread = lambda values: np.bincount(place, values, ELEMENTS).astype(int)  # noqa: E731
     compositions = tuple(tuple(spread(counts).tolist()) for counts in space.compositions)
-    return Space(compositions, spread(space.allowed) > 0, space.atoms, space.properties)
+    return Space(compositions, spread(space.allowed) > 0, space.atoms, space.properties, space.narrow)
 
 
 class _Batch:
