@@ -99,6 +99,9 @@ def run_protocol(
     notes = [
         f"Shares of every draw; vun: valid, unique and novel, Wilson's interval of 95 %. Squared MMD ({kernel}) to {len(test)} test graphs."
     ]
+    if not datasets.published(name):
+        missing = datasets.info(name).files[0][0].name
+        notes.append(f"Not the published graphs: {missing} is not here, so train and test are new ones of the same law.")
     if len(cases) > 1:
         notes.append("masks: one piece" + (f", and within the class {WITHIN[protocol]}" if protocol in WITHIN else "") + ".")
     notes += problems

@@ -47,6 +47,7 @@ __all__ = [
     "load",
     "names",
     "prepare",
+    "published",
     "samples",
     "store_path",
 ]
@@ -152,6 +153,11 @@ def load(name: str, split: str | None = None, *, partial: bool = False, progress
     return store if split is None else store.split(split)
 
 
+def published(name: str) -> bool:
+    """Whether `load` gives a set's published records, and not new ones of the same law; raises as `load`."""
+    return load(name).path != store_path(info(name), ())
+
+
 def prepare(source: str | Path, progress: Progress | None = None) -> tuple[Store, Report]:
     """The store of a data set or of a user's own file or folder, and what became of its rows.
 
@@ -208,21 +214,32 @@ def store_path(facts: Info, files: tuple[File, ...]) -> Path:
 
 
 def _existing(facts: Info, partial: bool) -> Store | None:
+    """The store of the first of the set's files, in their order, that are here, prepared or raw."""
     for files in facts.files:
         path = store_path(facts, files)
         if (path / "complete").exists() or (partial and any(path.glob("shard-*.npz"))):
             return Store(path)
+        if any(_holds(folder, files) for folder in _folders(facts)):
+            return None  # to be prepared; a store of the files that come next is of other records
     return None
+
+
+def _folders(facts: Info) -> list[Path]:
+    own = [Path(os.environ["SCIAR_DATA"])] if os.environ.get("SCIAR_DATA") else []
+    return [*own, cache_dir() / "raw" / facts.name]
+
+
+def _holds(folder: Path, files: tuple[File, ...]) -> bool:
+    return all((folder / file.name).exists() for file in files)
 
 
 def _find(facts: Info, progress: Progress | None) -> tuple[Path, tuple[File, ...]]:
     from sciar.datasets import download
 
-    folders = [Path(os.environ["SCIAR_DATA"])] if os.environ.get("SCIAR_DATA") else []
-    folders.append(cache_dir() / "raw" / facts.name)
+    folders = _folders(facts)
     for folder in folders:
         for files in facts.files:
-            if all((folder / file.name).exists() for file in files):
+            if _holds(folder, files):
                 for file in files:
                     download.check(folder / file.name, file.checksum)
                 return folder, files

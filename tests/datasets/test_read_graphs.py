@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from pathlib import Path
 
 import networkx as nx
 import numpy as np
 import pytest
 
+from sciar import datasets
 from sciar.convert import to_networkx
-from sciar.datasets import Item, Rejected, graphs, planar, tree, zinc250k
+from sciar.datasets import File, Item, Rejected, download, graphs, planar, tree, zinc250k
+from sciar.errors import DataError
 
 
 def one(item: Item) -> nx.Graph:
@@ -58,3 +62,20 @@ def test_zinc250k(tmp_path: Path) -> None:
     first, second = found[:2]
     assert not isinstance(first, (tuple, Rejected)) and first.charges is not None and first.charges.sum() == 1
     assert not isinstance(second, (tuple, Rejected)) and second.info["split"] == "test"
+
+
+def test_the_published_file_goes_before_graphs_made_earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store made without the file must not answer for it once it is there, nor the other way round."""
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SCIAR_DATA", raising=False)
+    arrays = {"n_nodes": [3, 2], "n_edges": [2, 1], "edges": [[0, 1], [1, 2], [0, 1]], "split": [0, 2]}
+    np.savez(tmp_path / graphs.NAME, **{f"tree/{name}": np.array(values) for name, values in arrays.items()})
+    digest = hashlib.sha256((tmp_path / graphs.NAME).read_bytes()).hexdigest()
+    files = ((File(graphs.NAME, f"sha256:{digest}"),), ())
+    monkeypatch.setattr(tree, "INFO", dataclasses.replace(tree.INFO, files=files))
+    monkeypatch.setattr(download, "get", lambda *args: (_ for _ in ()).throw(DataError("no network")))
+    assert len(datasets.load("tree")) == 200 and not datasets.published("tree")
+    monkeypatch.setenv("SCIAR_DATA", str(tmp_path))
+    assert len(datasets.load("tree")) == 2 and datasets.published("tree")
+    monkeypatch.delenv("SCIAR_DATA")
+    assert len(datasets.load("tree")) == 2  # prepared from the file, which is better
