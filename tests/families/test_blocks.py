@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.csgraph import connected_components
 
 import sciar
 from sciar import config, datasets, files, train
@@ -21,11 +22,11 @@ from sciar.errors import InputError
 from sciar.families.blocks import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.blocks.finished import Clean, walk_features
 from sciar.families.blocks.fragment import Piece, pieces
-from sciar.families.blocks.growing import begun
+from sciar.families.blocks.growing import Growing, begun
 from sciar.families.blocks.joined import NOWHERE, joinable
 from sciar.families.blocks.options import Options
 from sciar.families.blocks.sample import _Batch
-from sciar.families.blocks.task import READER, task_of
+from sciar.families.blocks.task import READER, limit_of, task_of
 from sciar.families.blocks.tokens import computed, implied, node_type
 from sciar.metrics import graph as graph_metrics
 from sciar.prompt import Prompt
@@ -270,6 +271,7 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
     clean = Clean.of(collate(Tokens, [record], multiple=1))
     generator = torch.Generator().manual_seed(seed)
     rows = task_of(model, clean, lambda *s: torch.rand(s, generator=generator)).rows
+    limits = limit_of(rows, model.capacity)[0].numpy()
     n, told = len(record.kind), 0
     before = clean.block[:, None] < torch.arange(int(clean.block.max()) + 1)[:, None]
     trained = model.alike_of(clean.kind[:, None], before.float() @ clean.orders.float(), before)
@@ -285,7 +287,7 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
         assert batch._alike([graph]).tolist() == [alike] and trained[0, b].tolist() == alike
         columns = [*range(mine[0]), *(n + k for k in range(mine[0], end))]
         wanted = {name: getattr(rows, name)[0, n + mine].numpy() for name in ("kind", "level", "degree", "left", "spent", "size", "role")}
-        pairs = ("codes", "apart", "used", "near", "free", "sees", *(["limit"] if seed > 1 else []))
+        pairs = ("codes", "apart", "used", "near", "free", "sees")
         wanted |= {name: getattr(rows, name)[0, n + mine][:, columns].numpy() for name in pairs}
         graph.begin(record.kind[mine], int(record.degree[mine[0]]))
         known = np.where(wanted["codes"] <= 3, wanted["codes"], 0)
@@ -295,6 +297,9 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
         told += int(known.sum())
         found, _ = batch._rows()
         assert all(np.array_equal(getattr(found, name)[0].numpy(), value) for name, value in wanted.items()), b
+        for row in np.flatnonzero(~graph.shown).tolist() if seed > 1 else []:  # `excess` goes with `shown`
+            others = np.arange(end) != mine[row]
+            assert np.array_equal(batch._limit(graph, row)[others], limits[n + mine[row], columns][others])
         graph.orders[mine[0] : end, :end], graph.orders[:end, mine[0] : end] = orders[mine, :end], orders[:end, mine]
         graph.start = graph.n
     assert told
@@ -304,8 +309,9 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_sampler_tells_the_header_what_training_told_it(molecules: list, tokenizer: Tokenizer, seed: int) -> None:
     """Drawn with every choice as in a record, sizes, degrees and types cost what they cost in training."""
-    chosen = dataclasses.replace(TINY, reader=True, shown=True, count=True, places=True, room=True)
+    chosen = dataclasses.replace(TINY, reader=True, shown=True, count=True, places=True, room=True, pieces=True)
     model = Model(chosen, tokenizer, {"capacity": [4, 3, 2, 1, 6, 4, 1, 1]}).eval()
+    torch.nn.init.constant_(model.pieces, -0.1)
     for zero in (model.told, model.alike, model.header.rest, model.header.size_of, model.header.type_of):
         torch.nn.init.normal_(zero.weight, std=0.3)
     record = tokenizer.encode(molecules[seed])
@@ -331,6 +337,7 @@ def test_the_sampler_tells_the_header_what_training_told_it(molecules: list, tok
     def reveal(g: object, logits: np.ndarray) -> None:
         block = slice(graph.start, graph.n)
         graph.orders[block, : graph.n], graph.orders[: graph.n, block] = orders[block, : graph.n], orders[: graph.n, block]
+        graph.piece[: graph.n] = connected_components(graph.orders[: graph.n, : graph.n])[1]
         graph.shown[:] = True
 
     batch._chosen, batch._reveal = choose, reveal  # type: ignore[method-assign]
@@ -338,6 +345,24 @@ def test_the_sampler_tells_the_header_what_training_told_it(molecules: list, tok
     while graph.phase != "done":
         batch._advance()
     assert not wanted and abs(spent - trained) < 1e-3 and trained > 10
+
+
+def test_excess_knows_the_bonds_drawn_since_the_network_looked(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows of a block from one call, without masks: no bond goes beyond the free places where another one does not."""
+    config = dataclasses.replace(TINY, shown=True, places=True, excess=True)
+    model = Model(config, tokenizer, {"capacity": [4, 3, 2, 1, 4, 1, 3, 2]}).eval()
+    torch.nn.init.constant_(model.excess, -10.0)
+    batch = _Batch(model, [], [], 1, Options(connected=False))
+    drawn, connect = [], Growing.connect
+
+    def spy(g: Growing, row: int, column: int, order: int) -> None:
+        limit, law = batch._limit(g, row), batch._law(g, row, np.zeros((g.size, g.n, 3)))
+        drawn.append((order <= limit[column], bool(((limit > 0) & (law.max(1) > -1e3)).any())))
+        connect(g, row, column, order)
+
+    monkeypatch.setattr(Growing, "connect", spy)
+    list(model.sample([Prompt()] * 30, [(1, i) for i in range(30)], connected=False, entropy=1e9))
+    assert sum(free for _, free in drawn) > 100 and all(within for within, free in drawn if free)
 
 
 def test_walk_features_are_those_of_the_graph_of_their_time() -> None:

@@ -78,3 +78,14 @@ def powers(adjacency: Float[Tensor, "*b n n"], steps: int) -> Float[Tensor, "*b 
     for _ in range(steps - 1):
         made.append(made[-1] @ step)
     return torch.stack(made, -1)
+
+
+def several_of(bonds: Bool[Tensor, "b n n"], inside: Bool[Tensor, "b l n"]) -> Bool[Tensor, "b l"]:
+    """Whether the nodes `inside` are in several pieces, by the bonds between them."""
+    walk = bonds.to(torch.float32)
+    reached = inside & (inside.cumsum(-1) == 1)  # the first one, and all that can be reached from it
+    while True:
+        more = inside & ((reached.to(torch.float32) @ walk > 0) | reached)
+        if torch.equal(more, reached):
+            return (inside & ~reached).any(-1)
+        reached = more

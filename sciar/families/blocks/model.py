@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from sciar.batch import Batch
 from sciar.diffusion import categorical, subset
 from sciar.errors import InputError
-from sciar.families.blocks.finished import Clean
+from sciar.families.blocks.finished import Clean, several_of
 from sciar.families.blocks.header import Before, Header
-from sciar.families.blocks.task import MOST_PLACES, NOISED, READER, VIRTUAL, Rows, Task, task_of
+from sciar.families.blocks.task import MOST_EXCESS, MOST_PLACES, NOISED, READER, VIRTUAL, Rows, Task, limit_of, task_of
 from sciar.families.blocks.tokens import Tokenizer
 from sciar.family import Draw, check_choices
 from sciar.family import Model as AbstractModel
@@ -41,7 +41,7 @@ from sciar.prompt import Prompt
 KERNELS = ("absorbing", "marginal", "uniform", "block")
 N_CODES = 10  # of pairs, see `task`
 MOST_USED, MOST_APART, MOST_LEFT = 8, 16, 16  # clipped counts: bond orders in use, blocks between two nodes, open bonds
-EXCESS, MOST_EXCESS = 20.0, 3  # nats for a weight of 1, as they go far; bond orders beyond the free places that are told apart
+FAR = 20.0  # nats of `Model.beyond` and `Model.next_size` for a weight of 1, as they go far
 MOST_ALIKE = 20  # clipped count of nodes with equally many free places
 
 
@@ -65,6 +65,7 @@ class ModelConfig:
             are drawn knowing what those before them leave of all places, for how many nodes; needs `places`.
         excess: the log-odds of bond orders beyond the free places of an end have a part that depends on how far beyond alone, so that what
             is never seen in any state is learnt for all states at once; needs `places` and `shown`.
+        pieces: the log-odds of the end have a part that is learnt apart for graphs in several pieces.
         row_bias: the log-odds of bond orders have a part that a row says whatever the other end is, as a hydrogen has single bonds only.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
         unconditional: share of the records whose properties are hidden in training.
@@ -84,6 +85,7 @@ class ModelConfig:
     places: bool = False
     room: bool = False
     excess: bool = False
+    pieces: bool = False
     row_bias: bool = False
     count: bool = False
     unconditional: float = 0.2
@@ -144,6 +146,8 @@ class Model(AbstractModel):
             self.of_row = nn.Linear(w, self.n_orders, bias=False)
         if config.excess:
             self.excess = nn.Parameter(torch.zeros(MOST_EXCESS))
+        if config.pieces:
+            self.pieces = nn.Parameter(torch.zeros(1))
         initialise(self, config.layers)
         for table in (self.used, self.near, self.apart, self.left, self.sizes, self.degrees, self.virtual):
             nn.init.normal_(table.weight, std=0.2)
@@ -197,16 +201,32 @@ class Model(AbstractModel):
         """What the heads know of a pair: its state and those of its two nodes."""
         return F.silu(pairs.ends(self.ends(x), self.ends(columns)) + self.middle(e))
 
-    def edges(self, x: Float[Tensor, "b r d"], joint: Float[Tensor, "P q"], pairs: Pairs, rows: Rows) -> Float[Tensor, "b r c o"]:
-        """Log-odds of every bond order against no bond, of what each row sees."""
+    def edges(self, x: Float[Tensor, "b r d"], joint: Float[Tensor, "P q"], pairs: Pairs) -> Float[Tensor, "b r c o"]:
+        """Log-odds of every bond order against no bond, of what each row sees; `beyond` is not in them."""
         odds = pairs.by_row(self.edge(joint).float())
         if self.config.row_bias:
             odds = odds + self.of_row(x).float()[:, :, None]
-        if rows.limit is not None:
-            beyond = torch.arange(1, self.n_orders + 1, device=x.device) - rows.limit[..., None]
-            known = EXCESS * self.excess[(beyond - 1).clamp(0, MOST_EXCESS - 1)].float()
-            odds = odds + torch.where(beyond > 0, known, 0.0)
         return odds
+
+    def next_size(
+        self, summary: Float[Tensor, "*b d"], alike: Int[Tensor, "*b k"] | None, several: Bool[Tensor, "*b"]
+    ) -> Float[Tensor, "*b s"]:
+        """Logits of the size of the next block, where what is finished is in `several` pieces or not."""
+        logits = self.header.size(summary, alike)
+        if self.config.pieces:
+            logits = torch.cat([logits[..., :1] + FAR * self.pieces * several[..., None], logits[..., 1:]], -1)
+        return logits
+
+    def beyond(self, limit: Int[Tensor, "*b"]) -> Float[Tensor, "*b o"]:
+        """What `excess` adds to the log-odds of every bond order where there are free places for an order of `limit`, see `limit_of`.
+
+        It is apart from the network's part, since it changes with each bond that is drawn, and the sampler may draw several for one call.
+        """
+        order = torch.arange(1, self.n_orders + 1, device=limit.device) - limit[..., None]
+        if not self.config.excess:
+            return torch.zeros(order.shape, device=limit.device)
+        known = FAR * self.excess[(order - 1).clamp(0, MOST_EXCESS - 1)].float()
+        return torch.where(order > 0, known, 0.0)
 
     def conditioned(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"] | None:
         """State of the wanted properties in their own units; nan = free."""
@@ -245,6 +265,7 @@ class Model(AbstractModel):
         parts = self._header_loss(clean, x[:, :n], read, condition)
         chosen = task.n_chosen.clamp(min=1)
         parts = {name: value / blocks for name, value in parts.items()}
+        logits = logits + self.beyond(limit_of(task.rows, self.capacity))
         parts["edges"] = self._edge_loss(task, logits[:, n : n + v, : n + v]) / chosen
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
@@ -257,7 +278,7 @@ class Model(AbstractModel):
         joint = self.joint(x, x, e, pairs)
         readers = int((rows.role[0] == READER).sum())
         read = self.read(x[:, -readers:], pairs.by_row(joint)[:, -readers:]) if readers else None
-        return x, self.edges(x, joint, pairs, rows), read
+        return x, self.edges(x, joint, pairs), read
 
     def read(self, x: Float[Tensor, "b l d"], joint: Float[Tensor, "b l c q"]) -> Float[Tensor, "b l d"]:
         """What readers add to the summary: of their own states, and of a sum over all they see, in which numbers of nodes count."""
@@ -275,10 +296,11 @@ class Model(AbstractModel):
         total = before.to(x.dtype) @ self.summands(x)  # prefix a = blocks below a
         alike = self.alike_of(clean.kind[:, None], before.to(x.dtype) @ clean.orders.to(x.dtype), before) if self.config.places else None
         summary = self.summary(total if read is None else total + read, condition, to_come, alike)
+        several = several_of(clean.orders > 0, before)
         sizes = torch.cat([clean.sizes, torch.zeros_like(clean.sizes[:, :1])], 1)
         asked = torch.arange(levels + 1, device=x.device) <= clean.sizes.gt(0).sum(1, keepdim=True)
         nats = lambda logits, truth: F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view_as(truth)  # noqa: E731
-        size, degree = nats(self.header.size(summary, alike), sizes), nats(self.header.degree(summary, sizes), clean.block_degree)
+        size, degree = nats(self.next_size(summary, alike, several), sizes), nats(self.header.degree(summary, sizes), clean.block_degree)
         place = clean.block.clamp(min=0)
         node = lambda t: t.gather(1, place[..., None].expand(-1, -1, t.shape[-1]))  # noqa: E731
         mates = (clean.block[:, :, None] == clean.block[:, None]) & torch.ones(n, n, dtype=torch.bool, device=x.device).tril(-1)

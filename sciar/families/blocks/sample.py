@@ -21,7 +21,7 @@ from sciar.families.blocks.growing import Growing, begun
 from sciar.families.blocks.header import Before
 from sciar.families.blocks.joined import NOWHERE, Joints
 from sciar.families.blocks.options import Options
-from sciar.families.blocks.task import CLEAN, MASKED, MOST_PLACES, NOISED, READER, SELF, VIRTUAL, Rows
+from sciar.families.blocks.task import CLEAN, MASKED, MOST_EXCESS, MOST_PLACES, NOISED, READER, SELF, VIRTUAL, Rows
 from sciar.family import Draw, options_of
 from sciar.nn.graph_transformer import Memory, NewPairs
 from sciar.prompt import Prompt
@@ -63,6 +63,8 @@ class _Batch:
         types = [z for z, _, _ in model.tokenizer.types]
         capacity = model.statistics.get("capacity")
         self.largest = model.capacity.cpu().numpy()  # bond order sum of each type, as the network is told
+        orders = torch.arange(-MOST_EXCESS, model.n_orders + 1, device=self.device)
+        self.beyond = model.beyond(orders).detach().double().cpu().numpy() / (options.bond_temperature or options.temperature)
         self.masked = bool(options.valence and capacity)
         self.capacity = np.array(capacity if self.masked else [10**6] * len(types))
         self.connected = options.connected and self.absorbing
@@ -110,7 +112,7 @@ class _Batch:
         self.states[torch.arange(len(at), device=self.device)[:, None], at] = x
         joint = self.model.joint(x, self.states[:, : rows.sees.shape[2]], e, pairs)
         drawing = any(g.phase == "edges" for _, g in active)
-        logits = self._guided(self.model.edges(x, joint, pairs, rows)).double().cpu().numpy() if drawing else None
+        logits = self._guided(self.model.edges(x, joint, pairs)).double().cpu().numpy() if drawing else None
         summands = (self.model.summands(x).float() * (rows.role == CLEAN)[..., None] * rows.sees.any(-1, keepdim=True)).sum(1)
         if self.model.config.reader:
             one = torch.arange(len(x), device=x.device), (rows.role == READER).long().argmax(1)
@@ -159,7 +161,9 @@ class _Batch:
         known = self.total[index] + self.reading[index]
         summary = self.model.summary(known, None if condition is None else condition[index], to_come, alike)
         needs = np.stack([self.joints.needs(g) for _, g in due])
-        sizes = self._chosen(self._guided(head.size(summary, alike)).masked_fill(self._impossible(due, needs), -torch.inf), due)
+        several = torch.tensor([len(np.unique(g.piece[: g.n])) > 1 for _, g in due] * self.ways, device=self.device)
+        sizes = self._guided(self.model.next_size(summary, alike, several)).masked_fill(self._impossible(due, needs), -torch.inf)
+        sizes = self._chosen(sizes, due)
         end = sizes == 0
         for (_, g), done in zip(due, end.tolist(), strict=True):
             if done:
@@ -233,7 +237,6 @@ class _Batch:
         time, at = np.zeros((b, r), dtype=np.float32), np.full((b, r), self.states.shape[1] - 1)
         walks = np.zeros((b, r, c, 2 * self.model.config.walk), dtype=np.float32) if self.model.config.walk else None
         free = np.zeros((b, r, c), dtype=np.int64) if self.model.config.places else None
-        limit = np.full((b, r, c), MOST_PLACES) if self.model.config.excess else None
         for slot, g in live:
             s, n, block = g.size, g.n, slice(g.start, g.n)
             edges = g.phase == "edges"
@@ -254,10 +257,6 @@ class _Batch:
                 node["left"][slot, :s], node["size"][slot, :s] = g.left, s
                 node["spent"][slot, :s] = g.orders[block, :n].sum(1)
                 time[slot, :s] = g.time / self.steps
-                if limit is not None:
-                    own = self.largest[g.kind[block]] - g.orders[block, :n].sum(1) - np.maximum(g.left - 1, 0)
-                    ends = np.concatenate([self.largest[g.kind[: g.start]] - past.sum(1), own])
-                    limit[slot, :s, :n] = np.minimum(own[:, None], ends)
             if walks is not None:
                 walks[slot, :s, :n] = _walks(g, self.model.config.walk)
             if slot in reading:  # it stands where the next node will
@@ -280,7 +279,6 @@ class _Batch:
             sees=send(sees),
             walks=None if walks is None else send(walks),
             free=None if free is None else send(free),
-            limit=None if limit is None else send(limit),
             time=send(time),
         ), send(at)
 
@@ -316,20 +314,26 @@ class _Batch:
     def _law(self, g: Growing, row: int, logits: np.ndarray) -> np.ndarray:
         """Log-odds (n o) of the bonds of a row; NEVER where there can be none."""
         me = g.start + row
-        law = logits[row].copy()
+        limit = self._limit(g, row)
+        law = logits[row] + self.beyond[np.clip(limit + MOST_EXCESS, 0, len(self.beyond) - 1)]
         law[me] = subset.NEVER
         law[g.orders[me, : g.n] > 0] = subset.NEVER
         law[g.start : g.n][g.shown] = subset.NEVER
         law[: g.start][g.room[: g.start] == 0] = subset.NEVER
         law[: g.start, 1:][g.room[: g.start] > 0] = subset.NEVER  # a star of the scaffold is one single bond
-        used, o = g.orders[: g.n, : g.n].sum(1), np.arange(1, law.shape[1] + 1)
-        free = self.capacity[g.kind[: g.n]] - used
-        free[g.start :] -= np.maximum(g.left - 1, 0)  # every other open bond takes one at least
-        law[(o > free[:, None]) | (o > free[me])] = subset.NEVER
+        if self.masked:
+            law[np.arange(1, law.shape[1] + 1) > limit[:, None]] = subset.NEVER
         if self.options.within == "forest":
             law[g.piece[: g.n] == g.piece[me]] = subset.NEVER
         law[~self.joints.joining(g, row, law > subset.NEVER / 2)] = subset.NEVER
         return law
+
+    def _limit(self, g: Growing, row: int) -> np.ndarray:
+        """See `task.limit_of`: of a row of the block and each node, as the graph is now."""
+        me = g.start + row
+        free = self.largest[g.kind[: g.n]] - g.orders[: g.n, : g.n].sum(1)
+        free[g.start :] -= np.maximum(g.left - 1, 0)
+        return np.minimum(free, free[me])
 
     def _draw_row(self, g: Growing, row: int, logits: np.ndarray, entropy: float, known: np.ndarray | None) -> None:
         """The bonds of a row: together, or one by one where the next depends on the last (the law is the same).
@@ -344,7 +348,7 @@ class _Batch:
             odds = _lse(law)
             m = min(int(g.left[row]), int((odds > subset.NEVER / 2).sum()))
             columns = subset.draw(odds, m, g.stream)
-            bound = self.masked or self.options.within or (self.connected and np.ptp(g.piece[: g.n]) > 0)
+            bound = self.masked or self.model.config.excess or self.options.within or (self.connected and np.ptp(g.piece[: g.n]) > 0)
             single = len(columns) > 1 and bool(again or bound)
             if single:
                 columns = columns[[int(g.stream.integers(len(columns)))]]

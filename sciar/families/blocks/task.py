@@ -22,6 +22,7 @@ Uniform = Callable[..., Tensor]
 MASKED, SELF, NOISED = 4, 5, 6  # pair codes: 0 no bond · 1–3 bond order · masked · itself · 6–9 noised class 0–3
 CLEAN, VIRTUAL, READER = 0, 1, 2
 MOST_PLACES = 4  # free places of a node are counted up to this
+MOST_EXCESS = 3  # bond orders beyond the free places that are told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,6 @@ class Rows:
         codes: state of each pair. apart: blocks between its nodes. used, near: bond orders and neighbours that the
         earlier node of a pair has in the blocks before the later node's. walks: RRWP features of the pair.
         free: 1 + free places of the earlier node of a pair, 0 where there is none; None where they are not told.
-        limit: largest bond order that an open row and a column have free places for, at least one for each other open bond of the row
-            kept; None where it is not told.
         sees: what each row attends to. time: noise level of each row in [0, 1], 0 where there is none.
     """
 
@@ -51,10 +50,21 @@ class Rows:
     used: Int[Tensor, "b r c"]
     near: Int[Tensor, "b r c"]
     free: Int[Tensor, "b r c"] | None
-    limit: Int[Tensor, "b r c"] | None
     sees: Bool[Tensor, "b r c"]
     walks: Float[Tensor, "b r c w"] | None
     time: Float[Tensor, "b r"]
+
+
+def limit_of(rows: Rows, capacity: Int[Tensor, "t"]) -> Int[Tensor, "b r r"]:
+    """Largest bond order that an open row and a column have free places for, one kept for each other open bond of both.
+
+    Args:
+        rows: of whole graphs, whose columns are the rows. capacity: largest bond order sum of each node type.
+    """
+    most = capacity[rows.kind]
+    own = most - rows.spent - (rows.left - 1).clamp(min=0)
+    earlier = rows.level[:, None] < rows.level[..., None]
+    return torch.minimum(own[..., None], torch.where(earlier, most[:, None] - rows.used, own[:, None]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +203,7 @@ def _rows(
             count[:, n:] += mates @ drawn[..., :n].float()
         count = F.pad(count.long() * strict, (0, v))
         counts.append(count + count.transpose(1, 2))
-    free = limit = None
+    free = None
     nothing = torch.zeros_like(clean.degree)
     left, spent = join(nothing, left), join(nothing, known.sum(-1))
     if config.places:
@@ -201,9 +211,6 @@ def _rows(
         remaining = capacity[:, None] - counts[0]
         left_of = (remaining.clamp(0, MOST_PLACES) + 1) * earlier
         free = left_of + left_of.transpose(1, 2)
-        if config.excess:
-            own = capacity - spent - (left - 1).clamp(min=0)
-            limit = torch.minimum(own[..., None], torch.where(earlier, remaining, own[:, None]))
     distance = (levels[:, None] - levels[:, :, None]).abs()
     walks = walk_features(clean, levels, config.walk) if config.walk else None
     return Rows(
@@ -219,7 +226,6 @@ def _rows(
         used=counts[0],
         near=counts[1],
         free=free,
-        limit=limit,
         sees=sees,
         walks=walks,
         time=join(torch.zeros(b, n, device=time.device), time),
