@@ -265,7 +265,7 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
     """Every feature of every open row, with some rows of the block shown, some in part, some hidden; and the counts for the header."""
     capacity = [4, 3, 2, 1, 4, 1, 3, 2]
     model = Model(
-        dataclasses.replace(TINY, partial=0.7, shown=seed > 1, places=True, excess=seed > 1), tokenizer, {"capacity": capacity}
+        dataclasses.replace(TINY, partial=0.7, shown=seed > 1, places=True, excess=True), tokenizer, {"capacity": capacity}
     ).eval()
     record = tokenizer.encode(molecules[seed])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
@@ -297,7 +297,7 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list, 
         told += int(known.sum())
         found, _ = batch._rows()
         assert all(np.array_equal(getattr(found, name)[0].numpy(), value) for name, value in wanted.items()), b
-        for row in np.flatnonzero(~graph.shown).tolist() if seed > 1 else []:  # `excess` goes with `shown`
+        for row in np.flatnonzero(~graph.shown).tolist():
             others = np.arange(end) != mine[row]
             assert np.array_equal(batch._limit(graph, row)[others], limits[n + mine[row], columns][others])
         graph.orders[mine[0] : end, :end], graph.orders[:end, mine[0] : end] = orders[mine, :end], orders[:end, mine]
@@ -349,7 +349,7 @@ def test_the_sampler_tells_the_header_what_training_told_it(molecules: list, tok
 
 def test_excess_knows_the_bonds_drawn_since_the_network_looked(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows of a block from one call, without masks: no bond goes beyond the free places where another one does not."""
-    config = dataclasses.replace(TINY, shown=True, places=True, excess=True)
+    config = dataclasses.replace(TINY, excess=True)
     model = Model(config, tokenizer, {"capacity": [4, 3, 2, 1, 4, 1, 3, 2]}).eval()
     torch.nn.init.constant_(model.excess, -10.0)
     batch = _Batch(model, [], [], 1, Options(connected=False))

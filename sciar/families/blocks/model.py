@@ -64,7 +64,7 @@ class ModelConfig:
         room: besides, which sizes and types are likely is learnt for each combination of free places by itself, and the types of a block
             are drawn knowing what those before them leave of all places, for how many nodes; needs `places`.
         excess: the log-odds of bond orders beyond the free places of an end have a part that depends on how far beyond alone, so that what
-            is never seen in any state is learnt for all states at once; needs `places` and `shown`.
+            is never seen in any state is learnt for all states at once; absorbing kernel only.
         pieces: the log-odds of the end have a part that is learnt apart for graphs in several pieces.
         row_bias: the log-odds of bond orders have a part that a row says whatever the other end is, as a hydrogen has single bonds only.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
@@ -96,8 +96,8 @@ class ModelConfig:
             raise InputError(f"ModelConfig.heads: expected a divisor of width {self.width}, got {self.heads}")
         if self.room and not self.places:
             raise InputError("ModelConfig.room: expected model.places=true with it; set both")
-        if self.excess and not (self.places and self.shown and self.kernel == "absorbing"):
-            raise InputError("ModelConfig.excess: expected kernel absorbing with model.places=true and model.shown=true; set them")
+        if self.excess and self.kernel != "absorbing":
+            raise InputError(f"ModelConfig.excess: expected kernel absorbing with it, got {self.kernel}; leave it out")
         if self.steps < 1 or self.blocks < 0 or self.walk < 0:
             raise InputError(f"ModelConfig: expected steps ≥ 1, blocks ≥ 0, walk ≥ 0, got {self.steps}, {self.blocks}, {self.walk}")
 

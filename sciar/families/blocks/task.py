@@ -61,10 +61,13 @@ def limit_of(rows: Rows, capacity: Int[Tensor, "t"]) -> Int[Tensor, "b r r"]:
     Args:
         rows: of whole graphs, whose columns are the rows. capacity: largest bond order sum of each node type.
     """
-    most = capacity[rows.kind]
+    most, virtual = capacity[rows.kind], rows.role == VIRTUAL
     own = most - rows.spent - (rows.left - 1).clamp(min=0)
     earlier = rows.level[:, None] < rows.level[..., None]
-    return torch.minimum(own[..., None], torch.where(earlier, most[:, None] - rows.used, own[:, None]))
+    mates = (rows.level[:, None] == rows.level[..., None]) & virtual[:, None] & virtual[..., None]
+    known = torch.where(rows.codes < MASKED, rows.codes, 0)
+    used = ((earlier & (rows.role == CLEAN)[:, None]) | mates).float() @ known.float()  # of a column, when the row's block is open
+    return torch.minimum(own[..., None], torch.where(earlier, most[:, None] - used.long(), own[:, None]))
 
 
 @dataclass(frozen=True, slots=True)
