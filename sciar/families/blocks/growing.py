@@ -58,6 +58,11 @@ class Growing:
         self.shown = self.left == 0
         self.time, self.phase = -1, "edges"
 
+    @property
+    def several(self) -> bool:
+        """Whether the nodes are in several pieces."""
+        return bool((self.piece[1 : self.n] != self.piece[0]).any())
+
     def connect(self, row: int, column: int, order: int) -> None:
         """A bond of node `row` of the block to a node."""
         a = self.start + row

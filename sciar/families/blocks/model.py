@@ -209,11 +209,11 @@ class Model(AbstractModel):
         return odds
 
     def next_size(
-        self, summary: Float[Tensor, "*b d"], alike: Int[Tensor, "*b k"] | None, several: Bool[Tensor, "*b"]
+        self, summary: Float[Tensor, "*b d"], alike: Int[Tensor, "*b k"] | None, several: Bool[Tensor, "*b"] | None
     ) -> Float[Tensor, "*b s"]:
-        """Logits of the size of the next block, where what is finished is in `several` pieces or not."""
+        """Logits of the size of the next block, where what is finished is in `several` pieces or not; None without `pieces`."""
         logits = self.header.size(summary, alike)
-        if self.config.pieces:
+        if several is not None:
             logits = torch.cat([logits[..., :1] + FAR * self.pieces * several[..., None], logits[..., 1:]], -1)
         return logits
 
@@ -265,7 +265,8 @@ class Model(AbstractModel):
         parts = self._header_loss(clean, x[:, :n], read, condition)
         chosen = task.n_chosen.clamp(min=1)
         parts = {name: value / blocks for name, value in parts.items()}
-        logits = logits + self.beyond(limit_of(task.rows, self.capacity))
+        if self.config.excess:
+            logits = logits + self.beyond(limit_of(task.rows, self.capacity))
         parts["edges"] = self._edge_loss(task, logits[:, n : n + v, : n + v]) / chosen
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
@@ -296,7 +297,7 @@ class Model(AbstractModel):
         total = before.to(x.dtype) @ self.summands(x)  # prefix a = blocks below a
         alike = self.alike_of(clean.kind[:, None], before.to(x.dtype) @ clean.orders.to(x.dtype), before) if self.config.places else None
         summary = self.summary(total if read is None else total + read, condition, to_come, alike)
-        several = several_of(clean.orders > 0, before)
+        several = several_of(clean.orders > 0, before) if self.config.pieces else None
         sizes = torch.cat([clean.sizes, torch.zeros_like(clean.sizes[:, :1])], 1)
         asked = torch.arange(levels + 1, device=x.device) <= clean.sizes.gt(0).sum(1, keepdim=True)
         nats = lambda logits, truth: F.cross_entropy(logits.flatten(0, 1), truth.flatten(), reduction="none").view_as(truth)  # noqa: E731

@@ -161,7 +161,7 @@ class _Batch:
         known = self.total[index] + self.reading[index]
         summary = self.model.summary(known, None if condition is None else condition[index], to_come, alike)
         needs = np.stack([self.joints.needs(g) for _, g in due])
-        several = torch.tensor([len(np.unique(g.piece[: g.n])) > 1 for _, g in due] * self.ways, device=self.device)
+        several = torch.tensor([g.several for _, g in due] * self.ways, device=self.device) if self.model.config.pieces else None
         sizes = self._guided(self.model.next_size(summary, alike, several)).masked_fill(self._impossible(due, needs), -torch.inf)
         sizes = self._chosen(sizes, due)
         end = sizes == 0
@@ -218,8 +218,8 @@ class _Batch:
             row[1:] = (g.n + np.arange(1, len(row)) > g.most) | (need[1:] == NOWHERE).all(1)
             if g.n and (g.room[: g.n] >= 0).all():  # nothing but a scaffold: its open places are all there is to bond to
                 row[1:] |= np.arange(1, len(row)) > g.room[: g.n].sum()
-            pieces = len(np.unique(g.piece[: g.n])) if self.connected else 1
-            row[0] = not row[1:].all() and (g.n < max(g.few, 1) or pieces > 1 or (g.starred and bool((g.room > 0).any())))
+            in_pieces, starred = self.connected and g.several, g.starred and bool((g.room > 0).any())
+            row[0] = not row[1:].all() and (g.n < max(g.few, 1) or in_pieces or starred)
         return torch.from_numpy(table).to(self.device)
 
     # ---- edges
@@ -348,7 +348,7 @@ class _Batch:
             odds = _lse(law)
             m = min(int(g.left[row]), int((odds > subset.NEVER / 2).sum()))
             columns = subset.draw(odds, m, g.stream)
-            bound = self.masked or self.model.config.excess or self.options.within or (self.connected and np.ptp(g.piece[: g.n]) > 0)
+            bound = self.masked or self.model.config.excess or self.options.within or (self.connected and g.several)
             single = len(columns) > 1 and bool(again or bound)
             if single:
                 columns = columns[[int(g.stream.integers(len(columns)))]]
