@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from crystals import crystal
 
 from sciar import datasets, pxrd
 from sciar.convert import to_pymatgen
@@ -12,7 +13,6 @@ from sciar.lattice import space_group
 from sciar.reflections import levelled
 from sciar.rietveld import SHIFT, Crystal, refined
 from sciar.structure import Structure
-from tests.crystals import crystal
 
 CRYSTALS = [s for s in datasets.samples("mp20") if 2 < s.n_atoms <= 10][:4]
 
