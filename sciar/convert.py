@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from sciar.errors import InputError
-from sciar.structure import CIS, NONE, NUMBERS, SYMBOLS, TRANS, Structure
+from sciar.stereo import double_bond_rows, mark_centre, mark_double_bond, tetrahedral_rows
+from sciar.structure import NUMBERS, SYMBOLS, Structure
 
 if TYPE_CHECKING:
     import ase
@@ -91,8 +92,8 @@ def from_rdkit(mol: Chem.Mol, conformer: int | None = -1, perceive_stereo_from_3
         bonds=np.array(rows, dtype=np.int64).reshape(-1, 3),
         charges=charges if charges.any() else None,
         hydrogens=hydrogens if hydrogens.any() else None,
-        tetrahedral=_tetrahedral_rows(atoms),
-        double_bonds=_double_bond_rows(bonds),
+        tetrahedral=tetrahedral_rows(atoms),
+        double_bonds=double_bond_rows(bonds),
         info=info,
     )
 
@@ -132,7 +133,7 @@ def to_rdkit(structure: Structure, sanitize: bool = True) -> Chem.Mol:
             atom.SetIsotope(int(isotope))
     if structure.tetrahedral is not None:
         for centre, *around in structure.tetrahedral.tolist():
-            _mark_centre(mol.GetAtomWithIdx(centre), around)
+            mark_centre(mol.GetAtomWithIdx(centre), around)
     if sanitize:
         with rdBase.BlockLogs():
             try:
@@ -141,7 +142,7 @@ def to_rdkit(structure: Structure, sanitize: bool = True) -> Chem.Mol:
                 raise RejectedError("to_rdkit", _reason(error)) from None
     if structure.double_bonds is not None:
         for a, i, j, b, kind in structure.double_bonds.tolist():
-            _mark_double_bond(mol.GetBondBetweenAtoms(i, j), (a, i, j, b), kind)
+            mark_double_bond(mol.GetBondBetweenAtoms(i, j), (a, i, j, b), kind)
     if sanitize:
         if structure.double_bonds is not None:
             Chem.SetDoubleBondNeighborDirections(mol)  # the next line keeps no cis/trans mark that lacks them
@@ -381,15 +382,6 @@ def to_networkx(structure: Structure) -> networkx.Graph:
 _NODE_ATTRIBUTES = {"numbers": "number", "charges": "charge", "hydrogens": "hydrogens"}
 
 
-def parity(items: Sequence[int]) -> int:
-    """0 if an even number of swaps sorts the different `items`, else 1.
-
-    >>> parity([1, 2, 0]), parity([1, 0, 2])
-    (0, 1)
-    """
-    return sum(a > b for k, a in enumerate(items) for b in items[k + 1 :]) % 2
-
-
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
@@ -445,72 +437,6 @@ def _refuse(kind: str, bond: str, ends: tuple[int, int]) -> None:
     if not COVALENT.issuperset(ends):
         raise InputError(f"from_rdkit: expected bonds between non-metals, got a bond {bond}; metal complexes are not supported")
     raise InputError(f"from_rdkit: expected tetrahedral or cis/trans marks, got an axis {bond}; remove its mark")
-
-
-def _tetrahedral_rows(atoms: Sequence[Chem.Atom]) -> np.ndarray | None:
-    from rdkit.Chem import ChiralType
-
-    rows = []
-    for atom in atoms:
-        tag = atom.GetChiralTag()
-        if tag in (ChiralType.CHI_UNSPECIFIED, ChiralType.CHI_OTHER):
-            continue
-        if tag not in (ChiralType.CHI_TETRAHEDRAL_CW, ChiralType.CHI_TETRAHEDRAL_CCW):
-            where = f"{atom.GetSymbol()}{atom.GetIdx()}"
-            raise InputError(f"from_rdkit: expected tetrahedral centres, got {tag.name} at {where}; other stereo is not supported")
-        around = _around(atom)
-        if len(around) == 4:
-            odd = parity(around) ^ (tag == ChiralType.CHI_TETRAHEDRAL_CW)
-            a, b, c, d = sorted(around)
-            rows.append((atom.GetIdx(), a, b, d, c) if odd else (atom.GetIdx(), a, b, c, d))
-    return np.array(rows, dtype=np.int64) if rows else None
-
-
-def _around(atom: Chem.Atom) -> list[int]:
-    """Neighbours in the order of the bonds, which chiral tags refer to; a missing fourth (H, lone pair) counts as the last."""
-    around = [bond.GetOtherAtomIdx(atom.GetIdx()) for bond in atom.GetBonds()]
-    return [*around, NONE] if len(around) == 3 else around
-
-
-def _mark_centre(atom: Chem.Atom, around: list[int]) -> None:
-    from rdkit.Chem import ChiralType
-
-    present = _around(atom)
-    if sorted(present) != sorted(around):
-        where = f"stereo mark of atom {atom.GetIdx()}"
-        raise InputError(f"to_rdkit: expected the neighbours {sorted(present)} in the {where}, got {sorted(around)}; correct it")
-    odd = parity(present) ^ parity(around)
-    atom.SetChiralTag(ChiralType.CHI_TETRAHEDRAL_CW if odd else ChiralType.CHI_TETRAHEDRAL_CCW)
-
-
-def _double_bond_rows(bonds: Sequence[Chem.Bond]) -> np.ndarray | None:
-    """Rows (a, i, j, b, kind), i < j, a and b the first neighbours of i and j."""
-    from rdkit.Chem import BondStereo
-
-    kinds = {BondStereo.STEREOZ: CIS, BondStereo.STEREOCIS: CIS, BondStereo.STEREOE: TRANS, BondStereo.STEREOTRANS: TRANS}
-    rows = []
-    for bond in bonds:
-        kind = kinds.get(bond.GetStereo())
-        if kind is None or len(marked := list(bond.GetStereoAtoms())) != 2:
-            continue
-        ends = [bond.GetBeginAtom(), bond.GetEndAtom()]
-        if ends[0].GetIdx() > ends[1].GetIdx():
-            ends, marked = ends[::-1], marked[::-1]
-        i, j = (end.GetIdx() for end in ends)
-        first = [min(a.GetIdx() for a in end.GetNeighbors() if a.GetIdx() not in (i, j)) for end in ends]
-        flips = (first[0] != marked[0]) + (first[1] != marked[1])
-        rows.append((first[0], i, j, first[1], (kind + flips) % 2))
-    return np.array(sorted(rows, key=lambda row: row[1:3]), dtype=np.int64) if rows else None
-
-
-def _mark_double_bond(bond: Chem.Bond | None, atoms: tuple[int, int, int, int], kind: int) -> None:
-    from rdkit.Chem import BondStereo
-
-    a, i, j, b = atoms
-    if bond is None or bond.GetBondTypeAsDouble() < 1.5:
-        raise InputError(f"to_rdkit: expected a double bond under the cis/trans mark of atoms {i} and {j}, got none; correct it")
-    bond.SetStereoAtoms(*((a, b) if bond.GetBeginAtomIdx() == i else (b, a)))
-    bond.SetStereo(BondStereo.STEREOCIS if kind == CIS else BondStereo.STEREOTRANS)
 
 
 def _atoms_in_space(structure: Structure, where: str) -> tuple[list[str], np.ndarray]:

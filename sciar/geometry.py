@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciar.convert import RejectedError, parity, to_rdkit
+from sciar.convert import RejectedError, to_rdkit
 from sciar.errors import InputError
+from sciar.stereo import parity
 from sciar.structure import CIS, NONE, SYMBOLS, Structure
 
 if TYPE_CHECKING:

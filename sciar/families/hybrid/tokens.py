@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,6 +20,7 @@ from sciar.errors import InputError
 from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.family import moments
 from sciar.prompt import Prompt
+from sciar.stereo import parity
 from sciar.structure import CIS, NONE, NUMBERS, SYMBOLS, Structure
 
 VERSION = 4  # of the encoding; prepared tokens of another version are made again
@@ -459,12 +459,7 @@ def _bond_type(bond: object) -> int:
     return 5 if order == 1 and bond.GetIsConjugated() else order  # type: ignore[attr-defined]
 
 
-@cache
-def _sign(permutation: tuple[int, ...]) -> int:
-    return (-1) ** sum(permutation[i] > permutation[j] for i in range(len(permutation)) for j in range(i + 1, len(permutation)))
-
-
 def _parity(atoms: list[int], mark: list[int]) -> int:
     """+1 if `atoms` is an even permutation of `mark`, -1 if odd."""
     assert NONE == -1
-    return _sign(tuple(mark.index(x) for x in atoms))
+    return 1 - 2 * parity([mark.index(x) for x in atoms])
