@@ -7,7 +7,6 @@ from its key alone, so the batch it happens to sit in does not matter.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,33 +17,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sciar import precision
-from sciar.batch import collate
-from sciar.errors import InputError
+from sciar.families.octree import grown
 from sciar.families.octree.constraints import Room, Wish, allowed_bytes
 from sciar.families.octree.events import END
+from sciar.families.octree.grown import Grown, Job
 from sciar.families.octree.heads import log_likelihood
 from sciar.families.octree.model import FIRST_ELEMENT, with_children
 from sciar.families.octree.options import Options
-from sciar.families.octree.proofread import Cells, finished
+from sciar.families.octree.proofread import Cells
 from sciar.families.octree.surroundings import ELEMENT, FINER, NOTHING, SAME, with_given
 from sciar.families.octree.tokens import NO_CELL, Tokens
 from sciar.family import Draw
 from sciar.lattice import cell_of_form
 from sciar.nn.cache import StaticCache
-from sciar.nn.sites import Frame, denoised
 
 if TYPE_CHECKING:
     from sciar.families.octree.model import Model
 
 CHUNK = 32  # trees that are finished at once on a CPU
 WIDTH = 32  # the cache is read in multiples of it: few shapes
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    index: int
-    key: tuple[int, int]
-    wish: Wish
 
 
 def choose(
@@ -57,18 +48,6 @@ def choose(
     cumulated = scaled.softmax(-1).nan_to_num().cumsum(-1)
     drawn = (cumulated <= uniform[:, None].double() * cumulated[:, -1:]).sum(-1)
     return torch.where(drawn < logits.shape[-1], drawn, 0)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Grown:
-    """A complete tree that waits for the refiner: its draw so far, and its cells."""
-
-    job: Job
-    tokens: Tokens
-    tries: int
-    calls: int
-    score: Float[Tensor, "3"]
-    cells: Cells
 
 
 class Rows:
@@ -248,58 +227,20 @@ class Rows:
         )
         return Grown(job, tokens, self.tries[r], calls, self.score[r].clone(), cells)
 
-    def _finish(self, grown: list[Grown]) -> list[Draw]:
-        """The draws of complete trees: exact coordinates and elements read again, see proofread.py; fixed atoms stay."""
+    def _finish(self, trees: list[Grown]) -> list[Draw]:
+        """The draws of complete trees, see grown.py; those that must start again wait."""
         if self.evaluations:
-            grown = self._denoised(grown) if self.model.periodic else self._refined(grown)
+            trees = (grown.crystals if self.model.periodic else grown.molecules)(self.model, trees, self.options)
         draws = []
-        for g in grown:
+        for g in trees:
             cells = g.cells
             if self.promise is None or self.room or self.promise.kept(cells.x[0], cells.element[0]):
-                draws.append(Draw(g.job.index, g.tokens, self._rank(g.score, g.job, g.tokens), g.calls))
+                draws.append(Draw(g.job.index, g.tokens, grown.rank(self.model, g, self.options), g.calls))
             elif g.tries + 1 < self.options.tries:
                 self.waiting.append((g.job, g.tries + 1, g.calls))
             else:
                 draws.append(self._failed(g.job, "atoms too near or with too many neighbours", g.calls))
         return draws
-
-    def _refined(self, grown: list[Grown]) -> list[Grown]:
-        cells = Cells.together([g.cells for g in grown])
-        final = finished(self.model, cells, self.options, self._fresh(grown, cells))
-        done = []
-        for k, g in enumerate(grown):
-            n = len(g.tokens.element)
-            x, element = final.x[k, :n], final.element[k, :n]
-            tokens = dataclasses.replace(g.tokens, positions=x.cpu().numpy().astype(np.float64), element=element.cpu().numpy(), exact=True)
-            if self.options.proofread:
-                g.score[1] = final.likely[k] * n
-            moved = dataclasses.replace(g.cells, x=x[None], element=element[None])
-            done.append(dataclasses.replace(g, tokens=tokens, calls=g.calls + int(final.calls[k]), cells=moved))
-        return done
-
-    def _denoised(self, grown: list[Grown]) -> list[Grown]:
-        """Crystals after their atoms and cell were denoised together; elements stay, so that the composition does."""
-        model, options, cells = self.model, self.options, Cells.together([g.cells for g in grown])
-        lattice = torch.from_numpy(np.concatenate([g.tokens.lattice for g in grown])).float().to(self.device)
-        nothing, first = cells.element.new_zeros(*cells.element.shape, 0), (options.site_sigma, options.strain)
-        fresh = self._fresh(grown, cells)
-        frame = Frame.of_atoms(cells.mask)
-        x, lattice = denoised(model.sites, frame, cells.x, lattice, cells.element, nothing, first, options.refine, fresh, options.churn)
-        done = []
-        for k, g in enumerate(grown):
-            x_k, lattice_k = (v.double().cpu().numpy() for v in (x[k, : len(g.tokens.element)], lattice[k : k + 1]))
-            tokens = dataclasses.replace(g.tokens, positions=x_k, lattice=lattice_k, exact=True)
-            done.append(dataclasses.replace(g, tokens=tokens, calls=g.calls + options.refine))
-        return done
-
-    def _fresh(self, grown: list[Grown], cells: Cells) -> Float[Tensor, "s b n 3"]:
-        """Normal numbers for all but the first and the last step of a refiner, of each draw from its key alone."""
-        noise = np.zeros((max(0, self.evaluations - 2), *cells.x.shape), dtype=np.float32)
-        for k, g in enumerate(grown):
-            n = len(g.tokens.element)
-            stream = np.random.default_rng([*g.job.key, 3, *([g.tries] if g.tries else [])])
-            noise[:, k, :n] = stream.standard_normal((len(noise), n, 3), dtype=np.float32)
-        return torch.from_numpy(noise).to(self.device)
 
     def _failed(self, job: Job, what: str, calls: int) -> Draw:
         none = np.zeros(0, dtype=np.int64)
@@ -332,27 +273,6 @@ class Rows:
 
     def _unknown(self) -> np.ndarray:
         return np.full((1, len(self.model.tokenizer.config.properties)), np.nan)
-
-    def _rank(self, score: Tensor, job: Job, drawn: Tokens) -> float:
-        if self.options.rank == "property":
-            return self._reward(job, drawn)
-        tree, element, place = score.tolist()
-        if self.options.rank == "likelihood" or (self.options.rank == "auto" and self.model.periodic):
-            return float(tree + element + place) + job.wish.nats
-        return float(element + place if self.options.rank == "atoms" else element) / max(1, len(drawn.element))
-
-    def _reward(self, job: Job, drawn: Tokens) -> float:
-        """See `Options.rank`; -inf where the draw cannot be read."""
-        model = self.model
-        try:
-            tokens = model.tokenizer.encode(model.tokenizer.decode(drawn))
-        except InputError:
-            return float("-inf")
-        pose = torch.Generator(self.device).manual_seed(job.key[1])  # of the draw alone, whatever batch it sits in
-        read = model.standardised(model.predict(collate(Tokens, [tokens]).to(self.device), pose))[0]
-        names = model.tokenizer.config.properties
-        wanted = torch.tensor([[job.wish.properties.get(name, float("nan")) for name in names]], device=self.device)
-        return -float((read - model.standardised(wanted)[0]).abs().nanmean())
 
     # ---- some events of every row
 

@@ -11,8 +11,9 @@ import torch
 from sciar.errors import InputError
 from sciar.families.octree.cell import numbers_of
 from sciar.families.octree.constraints import Wish, crystal_wish, space_of, wish_of
+from sciar.families.octree.grown import Job
 from sciar.families.octree.options import Options
-from sciar.families.octree.rows import Job, Rows
+from sciar.families.octree.rows import Rows
 from sciar.family import Draw, options_of
 from sciar.nn.composition import Space
 from sciar.prompt import Prompt
