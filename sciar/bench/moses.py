@@ -22,6 +22,7 @@ from sciar.bench.given import Given, one_of
 from sciar.metrics import molecule, moses
 from sciar.metrics.fcd import Activations, activations, fcd
 
+LARGE = 20_000  # SMILES of a reference whose profile is kept
 SETS = {"Test": "test", "TestSF": "test_scaffolds"}
 
 
@@ -106,21 +107,26 @@ def _profiled(name: str, smiles: Sequence[str], chemnet: bool) -> tuple[moses.Pr
     """The profile of a reference; of a large one kept in the cache."""
     from sciar import checkpoint, datasets
 
-    folder = datasets.cache_dir() / "bench"
-    path = folder / f"moses-{name}-{len(smiles)}.npz"
-    if len(smiles) > 20_000 and path.is_file():
-        with np.load(path, allow_pickle=False) as kept:
-            arrays = {key: kept[key] for key in kept.files}
-        counts = json.loads(arrays["counts"].tobytes().decode())
-        found = Activations(arrays["mean"], arrays["covariance"]) if "mean" in arrays else None
-        if found is not None or not chemnet:
-            return moses.Profile(arrays["fingerprints"], counts[0], counts[1], arrays["values"]), found
-    profile = moses.profile(smiles)
+    path = datasets.cache_dir() / "bench" / f"moses-{name}-{len(smiles)}.npz"
+    large = len(smiles) > LARGE
+    profile, found = _kept(path) if large and path.is_file() else (None, None)
+    if profile is not None and (found is not None or not chemnet):
+        return profile, found
+    profile = profile or moses.profile(smiles)
     found = activations(smiles) if chemnet else None
-    if len(smiles) > 20_000:
-        folder.mkdir(parents=True, exist_ok=True)
+    if large:
+        path.parent.mkdir(parents=True, exist_ok=True)
         counted = np.frombuffer(json.dumps([profile.fragments, profile.scaffolds]).encode(), dtype=np.uint8)
         more: dict[str, Any] = {} if found is None else {"mean": found.mean, "covariance": found.covariance}
         with checkpoint.replacing(path) as part, open(part, "wb") as file:
             np.savez_compressed(file, fingerprints=profile.fingerprints, values=profile.values, counts=counted, **more)
     return profile, found
+
+
+def _kept(path: Path) -> tuple[moses.Profile, Activations | None]:
+    """What an earlier run has found; no activations where it had no ChemNet."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files}
+    fragments, scaffolds = json.loads(arrays["counts"].tobytes().decode())
+    found = Activations(arrays["mean"], arrays["covariance"]) if "mean" in arrays else None
+    return moses.Profile(arrays["fingerprints"], fragments, scaffolds, arrays["values"]), found

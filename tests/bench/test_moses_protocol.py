@@ -1,9 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sciar import bench
+from sciar.bench import moses
 from sciar.errors import InputError
+from sciar.metrics.fcd import Activations
 
 TEST = ["CCOc1ccccc1", "CC(=O)Nc1ccc(O)cc1", "c1ccc2[nH]ccc2c1", "CCN(CC)C(=O)c1ccccc1"]
 
@@ -27,3 +30,18 @@ def test_what_cannot_be_judged(tmp_path: Path) -> None:
         bench.run("moses", samples=tmp_path / "none.smi", references={"Test": TEST}, train=[])
     nothing = bench.run("moses", samples=["C1CC", None], references={"Test": TEST}, train=[])
     assert nothing.raw == {"valid": 0.0}
+
+
+def test_a_kept_profile_serves_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that was made where there was no ChemNet: only what is missing is computed."""
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path))
+    monkeypatch.setattr(moses, "LARGE", 2)
+    monkeypatch.setattr(moses, "activations", lambda smiles: Activations(np.zeros(3), np.eye(3)))
+    first, none = moses._profiled("Test", TEST, chemnet=False)
+    monkeypatch.setattr(moses.moses, "profile", lambda smiles: pytest.fail("computed again"))
+    again, found = moses._profiled("Test", TEST, chemnet=True)
+    assert none is None and found is not None and again.fragments == first.fragments
+    monkeypatch.setattr(moses, "activations", lambda smiles: pytest.fail("computed again"))
+    last, kept = moses._profiled("Test", TEST, chemnet=True)
+    assert kept is not None and np.array_equal(kept.covariance, np.eye(3)) and np.array_equal(last.fingerprints, first.fingerprints)
+    assert moses._profiled("Test", TEST, chemnet=False)[1] is not None
