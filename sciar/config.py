@@ -53,6 +53,7 @@ class TrainConfig:
         max_minutes: stop after this long; 0 = never. The next call resumes.
         validate_every, save_every: steps.
         threads: torch threads on a CPU; 0 = leave as is. ahead: a second process makes the batches (for a GPU).
+        compile: the layers that say so (`compiled = True`) by torch.compile; costs a minute first (for a GPU).
         init: weights to start from (a name or a path), empty = none. init_parts: the parts of the model that are taken from there, by
             name; empty = all.
         only: the parts of the model that are trained, by name, the others stay as they are; empty = all.
@@ -76,6 +77,7 @@ class TrainConfig:
     save_every: int = 500
     threads: int = 0
     ahead: bool = False
+    compile: bool = False
     init: str = ""
     init_parts: tuple[str, ...] = ()
     only: tuple[str, ...] = ()

@@ -70,7 +70,7 @@ class Learner(L.LightningModule):
         matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(0.9, c.beta2), fused=self.device.type == "cuda")
+        optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(0.9, c.beta2))  # a fused one refuses clipping
 
         def factor(step: int) -> float:
             if step < c.warmup:
@@ -183,6 +183,10 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
             *([Progress(progress, train.steps)] if progress else []),
         ],
     )
+    if train.compile:
+        for part in model.modules():
+            if getattr(part, "compiled", False):
+                part.compile(dynamic=True)
     learner = Learner(model, config)
     batches = Batches(training, config.data.batch_tokens, train.seed, done, rank, ranks)
     loader = DataLoader(batches, batch_size=None, num_workers=int(train.ahead), pin_memory=trainer.accelerator.name() == "cuda")
@@ -194,7 +198,7 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
         trainer.fit(learner, loader, held_out if len(validation) else None, ckpt_path=str(state) if done else None, weights_only=True)
     if not trainer.is_global_zero:
         return folder / "weights.safetensors"
-    facts = {"records": len(training), "seconds": round(time.time() - started), "hardware": _hardware(learner.device)}
+    facts = {"records": len(training), "seconds": round(time.time() - started), "hardware": _hardware(trainer.strategy.root_device)}
     return export(config, folder, statistics, facts)
 
 

@@ -51,6 +51,8 @@ class GraphLayer(nn.Module):
         width: of the node states. pair: of the pair states and factors. heads: of the attention.
     """
 
+    compiled = True  # by `train.compile`
+
     def __init__(self, width: int, pair: int, heads: int) -> None:
         super().__init__()
         self.width, self.pair, self.heads = width, pair, heads

@@ -14,7 +14,7 @@ from small_blocks import TINY
 
 from sciar.batch import collate
 from sciar.convert import from_networkx
-from sciar.families.blocks import Model, Tokenizer, TokenizerConfig, Tokens
+from sciar.families.blocks import Model, Tokenizer, TokenizerConfig, Tokens, finished, task
 from sciar.families.blocks.finished import Clean, walk_features
 from sciar.families.blocks.fragment import Piece
 from sciar.families.blocks.growing import Growing, begun
@@ -58,6 +58,30 @@ def test_every_kernel_trains(molecules: list[Structure], tokenizer: Tokenizer, k
     parts["loss"].backward()
     assert set(parts) == {"loss", "size", "degree", "types", "edges"} and all(torch.isfinite(v) for v in parts.values())
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_widths_that_a_gpu_multiplies_change_nothing(
+    molecules: list[Structure], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's tables are filled up to multiples of 8: the same loss and the same gradients."""
+    torch.manual_seed(0)
+    switches = ("reader", "shown", "row_bias", "places", "room", "excess", "pieces")
+    model = Model(dataclasses.replace(TINY, **dict.fromkeys(switches, True)), tokenizer)
+    batch = collate(Tokens, [tokenizer.encode(m) for m in molecules])
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 0.5))  # the same for every shape
+    found = []
+    for widen in (False, True):
+        if widen:
+            for module in (finished, task):
+                monkeypatch.setattr(module, "fitting", lambda count, device: -(-count // 8) * 8)
+        rows = task.task_of(model, Clean.of(batch), lambda *shape: torch.rand(shape)).rows
+        assert rows.kind.shape[1] == (16 + 16 + 8 if widen else 13 + 13 + 6)
+        model.zero_grad()
+        loss = model.loss(batch)["loss"]
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for narrow, wide in zip(*found, strict=True):
+        torch.testing.assert_close(wide, narrow, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()

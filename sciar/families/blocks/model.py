@@ -225,8 +225,9 @@ class Model(AbstractModel):
         order = torch.arange(1, self.n_orders + 1, device=limit.device) - limit[..., None]
         if not self.config.excess:
             return torch.zeros(order.shape, device=limit.device)
-        known = FAR * self.excess[(order - 1).clamp(0, MOST_EXCESS - 1)].float()
-        return torch.where(order > 0, known, 0.0)
+        # compared, not indexed: on a GPU the gradient of an index goes through its repeats one after the other (600 ms a step)
+        far = (order - 1).clamp(0, MOST_EXCESS - 1)[..., None] == torch.arange(MOST_EXCESS, device=limit.device)
+        return torch.where(order > 0, FAR * (far * self.excess.float()).sum(-1), 0.0)
 
     def conditioned(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"] | None:
         """State of the wanted properties in their own units; nan = free."""

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sciar.diffusion import categorical
-from sciar.families.blocks.finished import Clean, walk_features
+from sciar.families.blocks.finished import Clean, fitting, walk_features
 
 if TYPE_CHECKING:
     from sciar.families.blocks.model import Model
@@ -97,7 +97,7 @@ def task_of(model: Model, clean: Clean, draw: Uniform) -> Task:
     picked = (score.argsort(1).argsort(1) < wanted) & clean.sizes.gt(0)
     place = clean.block.clamp(min=0)
     virtual = picked.gather(1, place) & clean.mask
-    v = max(1, int(virtual.sum(1).max()))
+    v = min(n, fitting(max(1, int(virtual.sum(1).max())), virtual.device))
     index = (~virtual).long().argsort(dim=1, stable=True)[:, :v]
     real = virtual.gather(1, index)
     take = lambda t: t.gather(1, index)  # noqa: E731
