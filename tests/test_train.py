@@ -104,6 +104,30 @@ def test_every_call_has_its_minutes_to_itself(tmp_path: Path) -> None:
     assert (tmp_path / "log" / f"metrics-{steps[0]}.csv").exists() and (tmp_path / "log" / "metrics.csv").exists()
 
 
+TRACED = """
+import sys, torch
+from sciar import config, train
+compile_ = torch.nn.Module.compile
+torch.nn.Module.compile = lambda module, **options: compile_(module, backend="eager", fullgraph=True, **options)
+for name, value in (("plain", "false"), ("traced", "true")):
+    train.fit(config.load(sys.argv[1], ["train.steps=2", "train.warmup=0", "train.ema=0.0", "train.compile=" + value]), name)
+print(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+
+
+def test_compiled_layers_train_to_the_same_weights(tmp_path: Path, environment: dict[str, str]) -> None:
+    """What `train.compile` traces is one piece; here it runs as it stands, code for a CPU would take minutes."""
+    (tmp_path / "traced.py").write_text(TRACED)
+    command = [sys.executable, "traced.py", str(ROOT / "configs" / "tiny" / "blocks.yaml")]
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert int(run.stdout.split()[-1]) >= 1
+    plain, traced = tensors(tmp_path / "plain"), tensors(tmp_path / "traced")
+    assert plain.keys() == traced.keys()
+    for name, value in plain.items():
+        np.testing.assert_allclose(traced[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
 def test_only_the_parts_that_are_named_are_trained(tmp_path: Path) -> None:
     recipe = configs.load(TINY, ["train.steps=2", "train.save_every=1", "train.warmup=0", "train.ema=0.0"])
     train.fit(recipe, tmp_path / "all")
