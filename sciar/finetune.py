@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,25 +166,19 @@ def _kind(first: Structure) -> tuple[str, str]:
 
 
 def _holding_most(task: str, structures: Sequence[Structure]) -> str:
-    """The bundled model for a task that can hold most of these records; of equals the default one, then the one trained for most steps."""
+    """The bundled model for a task that can hold most of these records; of equals the default one, then the largest."""
     from sciar.family import load_family
 
     best, most = checkpoint.default(task), -1
     fitting = [model.name for model in checkpoint.models() if task in model.task.split(", ")]
     headers = {name: checkpoint.read_header(checkpoint.find(name)) for name in fitting}
-    for name, header in sorted(headers.items(), key=lambda item: (item[0] != best, -_steps(item[1]["card"]))):
+    for name, header in sorted(headers.items(), key=lambda item: (item[0] != best, -checkpoint.find(item[0]).stat().st_size)):
         family = load_family(header["family"])
         tokenizer = family.Tokenizer(fill(family.TokenizerConfig, header["tokenizer_config"], "tokenizer"))
         held = sum(1 for _ in tokenizer.encode_many(structures)) // tokenizer.records
         if held > most:
             best, most = name, held
     return best
-
-
-def _steps(card: Mapping[str, Any]) -> int:
-    """Training steps of a model, of all its parts if the card counts them apart."""
-    steps = card.get("steps", 0)
-    return sum(steps.values()) if isinstance(steps, Mapping) else steps
 
 
 def _report(tokenizer: Any, read: Report, parts: Sequence[Sequence[Structure]], split: str, properties: Sequence[str]) -> DataReport:

@@ -184,9 +184,9 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
         ],
     )
     if train.compile:
-        for part in model.modules():
-            if getattr(part, "compiled", False):
-                part.compile(dynamic=True)
+        for layer in model.modules():
+            if getattr(layer, "compiled", False):
+                layer.compile(dynamic=True)
     learner = Learner(model, config)
     batches = Batches(training, config.data.batch_tokens, train.seed, done, rank, ranks)
     loader = DataLoader(batches, batch_size=None, num_workers=int(train.ahead), pin_memory=trainer.accelerator.name() == "cuda")
