@@ -126,7 +126,7 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
     log/metrics-<step>.csv of earlier ones, named by the step that the next one began with.
 
     Raises:
-        InputError: the configuration does not fit the family. DataError: no usable training record.
+        InputError: the configuration does not fit the family, or it has nothing to compile. DataError: no usable training record.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -141,6 +141,9 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
         initialise_from(model, config.train.init, config.train.init_parts)
     if config.train.only:
         keep_all_but(model, config.train.only)
+    to_compile = [layer for layer in model.modules() if getattr(layer, "compiled", False)] if config.train.compile else []
+    if config.train.compile and not to_compile:
+        raise InputError(f"train.compile: expected a family with layers to compile, got {config.family}, which has none; leave it out")
     state = folder / "state.ckpt"
     done = int(torch.load(state, map_location="cpu", weights_only=True)["global_step"]) if state.exists() else 0
     train = config.train
@@ -183,10 +186,8 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
             *([Progress(progress, train.steps)] if progress else []),
         ],
     )
-    if train.compile:
-        for layer in model.modules():
-            if getattr(layer, "compiled", False):
-                layer.compile(dynamic=True)
+    for layer in to_compile:
+        layer.compile(dynamic=True)
     learner = Learner(model, config)
     batches = Batches(training, config.data.batch_tokens, train.seed, done, rank, ranks)
     loader = DataLoader(batches, batch_size=None, num_workers=int(train.ahead), pin_memory=trainer.accelerator.name() == "cuda")
@@ -341,14 +342,15 @@ def continued(config: Config, statistics: dict[str, Any]) -> dict[str, Any]:
 def save_prepared(config: Config, folder: str | Path) -> Path:
     """Everything a run needs as plain arrays, for a machine without the chemistry libraries; returns the configuration to train there.
 
-    `folder` gets train/, valid/, statistics.json, the initial weights if there are any, and config.json whose data.prepared names it.
+    `folder` gets train.npz, valid.npz, statistics.json, the initial weights if there are any, and config.json whose data.prepared names it.
     """
     from sciar.checkpoint import find
 
     folder = Path(folder)
     training, validation, statistics = prepare(config)
-    training.save(folder / "train")
-    validation.save(folder / "valid")
+    folder.mkdir(parents=True, exist_ok=True)
+    training.pack(folder / "train.npz")
+    validation.pack(folder / "valid.npz")
     (folder / "statistics.json").write_text(json.dumps(statistics, indent=1))
     train = config.train
     if train.init:
@@ -370,7 +372,7 @@ def prepare(config: Config) -> tuple[TokenArrays, TokenArrays, dict[str, Any]]:
         if not (folder / "statistics.json").is_file():
             raise DataError(f"data.prepared: expected a folder written by `sciar train CONFIG --prepare`, got {folder}; make it first")
         statistics = json.loads((folder / "statistics.json").read_text())
-        return TokenArrays.load(kind, folder / "train"), TokenArrays.load(kind, folder / "valid"), statistics
+        return TokenArrays.load(kind, folder / "train.npz"), TokenArrays.load(kind, folder / "valid.npz"), statistics
     parts: dict[str, list[TokenArrays]] = {"train": [], "valid": []}
     for name in config.data.sets:
         training, validation = splits(name, config.data)

@@ -44,6 +44,24 @@ def test_saved_arrays_come_back(tmp_path) -> None:
         TokenArrays.load(Toy, tmp_path / "a")
 
 
+def test_packed_arrays_come_back(tmp_path) -> None:
+    arrays, path = TokenArrays.from_tokens(Toy, toys([3, 0, 5])), tmp_path / "a.npz"
+    arrays.pack(path)
+    again = TokenArrays.load(Toy, path)
+    assert again.lengths("items").tolist() == [3, 0, 5] and again.fields == arrays.fields
+    assert all(
+        np.array_equal(again.arrays[name], value) and again.arrays[name].dtype == value.dtype for name, value in arrays.arrays.items()
+    )
+    whole = path.read_bytes()
+    for broken in (whole[:-30], b"no arrays", b""):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match="delete it to prepare again"):
+            TokenArrays.load(Toy, path)
+    np.savez(path, other=np.zeros(3))
+    with pytest.raises(DataError, match="delete it to prepare again"):
+        TokenArrays.load(Toy, path)
+
+
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(64, 400))
 def test_every_record_once_per_epoch_within_the_budget(lengths: list[int], budget: int) -> None:
     arrays = TokenArrays.from_tokens(Toy, toys(lengths))

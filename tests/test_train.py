@@ -128,6 +128,11 @@ def test_compiled_layers_train_to_the_same_weights(tmp_path: Path, environment: 
         np.testing.assert_allclose(traced[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+def test_nothing_to_compile_is_said(tmp_path: Path) -> None:
+    recipe = configs.load(TINY, ["train.compile=true"])
+    check_raises(lambda: train.fit(recipe, tmp_path), InputError, "train.compile", "hybrid")
+
+
 def test_only_the_parts_that_are_named_are_trained(tmp_path: Path) -> None:
     recipe = configs.load(TINY, ["train.steps=2", "train.save_every=1", "train.warmup=0", "train.ema=0.0"])
     train.fit(recipe, tmp_path / "all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -60,13 +61,18 @@ def test_every_kernel_trains(molecules: list[Structure], tokenizer: Tokenizer, k
     assert all(p.grad is not None for p in model.parameters())
 
 
+SWITCHES = dict.fromkeys(("reader", "shown", "row_bias", "places", "room", "excess", "pieces"), True)
+
+
+@pytest.mark.parametrize(
+    ("options", "widths"), [(SWITCHES, (13 + 13 + 6, 16 + 16 + 8)), ({"kernel": "uniform", "walk": 3}, (13 + 13, 16 + 16))]
+)
 def test_widths_that_a_gpu_multiplies_change_nothing(
-    molecules: list[Structure], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    molecules: list[Structure], tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], widths: tuple[int, int]
 ) -> None:
     """A GPU's tables are filled up to multiples of 8: the same loss and the same gradients."""
     torch.manual_seed(0)
-    switches = ("reader", "shown", "row_bias", "places", "room", "excess", "pieces")
-    model = Model(dataclasses.replace(TINY, **dict.fromkeys(switches, True)), tokenizer)
+    model = Model(dataclasses.replace(TINY, **options), tokenizer)
     batch = collate(Tokens, [tokenizer.encode(m) for m in molecules])
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 0.5))  # the same for every shape
     found = []
@@ -75,7 +81,7 @@ def test_widths_that_a_gpu_multiplies_change_nothing(
             for module in (finished, task):
                 monkeypatch.setattr(module, "fitting", lambda count, device: -(-count // 8) * 8)
         rows = task.task_of(model, Clean.of(batch), lambda *shape: torch.rand(shape)).rows
-        assert rows.kind.shape[1] == (16 + 16 + 8 if widen else 13 + 13 + 6)
+        assert rows.kind.shape[1] == widths[widen]
         model.zero_grad()
         loss = model.loss(batch)["loss"]
         loss.backward()
