@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import small_blocks
 import torch
-from scipy.sparse.csgraph import connected_components
 from small_blocks import TINY
 
 from sciar.batch import collate
@@ -21,7 +20,7 @@ from sciar.families.blocks.fragment import Piece
 from sciar.families.blocks.growing import Growing, begun
 from sciar.families.blocks.options import Options
 from sciar.families.blocks.sample import _Batch
-from sciar.families.blocks.task import READER, limit_of, task_of
+from sciar.families.blocks.task import MOST_RING, READER, limit_of, rings_of, task_of
 from sciar.prompt import Prompt
 from sciar.structure import Structure
 
@@ -51,6 +50,7 @@ def test_every_kernel_trains(molecules: list[Structure], tokenizer: Tokenizer, k
             places=reader,
             room=reader,
             excess=reader and kernel == "absorbing",
+            rings=reader and kernel == "absorbing",
         ),
         tokenizer,
     )
@@ -61,7 +61,7 @@ def test_every_kernel_trains(molecules: list[Structure], tokenizer: Tokenizer, k
     assert all(p.grad is not None for p in model.parameters())
 
 
-SWITCHES = dict.fromkeys(("reader", "shown", "row_bias", "places", "room", "excess", "pieces"), True)
+SWITCHES = dict.fromkeys(("reader", "shown", "row_bias", "places", "room", "excess", "rings", "pieces"), True)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_widths_that_a_gpu_multiplies_change_nothing(
 @pytest.mark.parametrize(("walk", "reader"), [(0, False), (0, True), (3, True)])
 def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list[Structure], tokenizer: Tokenizer, walk: int, reader: bool) -> None:
     """Rewrite every bond and type of blocks above b: rows of blocks up to b, and readers up to b + 1, stay as they were."""
-    model = Model(dataclasses.replace(TINY, walk=walk, reader=reader, places=reader), tokenizer).eval()
+    model = Model(dataclasses.replace(TINY, walk=walk, reader=reader, places=reader, rings=reader), tokenizer).eval()
     if reader:
-        for zero in (model.told, model.free, model.spare):
+        for zero in (model.told, model.free, model.spare, model.ring):
             torch.nn.init.normal_(zero.weight, std=0.1)
     record = tokenizer.encode(molecules[0])
     cut = int(record.block.max()) // 2
@@ -124,10 +124,11 @@ def test_nothing_a_block_must_not_see_changes_its_logits(molecules: list[Structu
 @pytest.mark.parametrize(("kernel", "walk", "reader"), [("absorbing", 0, True), ("absorbing", 3, True), ("marginal", 0, False)])
 def test_cached_equals_full_forward(molecules: list[Structure], tokenizer: Tokenizer, kernel: str, walk: int, reader: bool) -> None:
     """Clean states, edge logits and readings of every block: from the sampler's cache, and from one pass over the doubled graph."""
-    chosen = dataclasses.replace(TINY, kernel=kernel, walk=walk, reader=reader, row_bias=reader, places=reader, shown=reader, excess=reader)
+    switches = dict.fromkeys(("reader", "row_bias", "places", "shown", "excess", "rings"), reader)
+    chosen = dataclasses.replace(TINY, kernel=kernel, walk=walk, **switches)  # type: ignore[arg-type]
     model = Model(chosen, tokenizer, {"capacity": [3, 2, 1, 1, 4, 1, 2, 3]}).eval()
     if reader:
-        for zero in (model.told.weight, model.of_row.weight, model.free.weight, model.spare.weight, model.excess):
+        for zero in (model.told.weight, model.of_row.weight, model.free.weight, model.spare.weight, model.ring.weight, model.excess):
             torch.nn.init.normal_(zero, std=0.1)
     record = tokenizer.encode(molecules[0])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
@@ -180,7 +181,7 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list[S
     """Every feature of every open row, with some rows of the block shown, some in part, some hidden; and the counts for the header."""
     capacity = [4, 3, 2, 1, 4, 1, 3, 2]
     model = Model(
-        dataclasses.replace(TINY, partial=0.7, shown=seed > 1, places=True, excess=True), tokenizer, {"capacity": capacity}
+        dataclasses.replace(TINY, partial=0.7, shown=seed > 1, places=True, excess=True, rings=True), tokenizer, {"capacity": capacity}
     ).eval()
     record = tokenizer.encode(molecules[seed])
     clean = Clean.of(collate(Tokens, [record], multiple=1))
@@ -202,11 +203,11 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list[S
         assert batch._alike([graph]).tolist() == [alike] and trained[0, b].tolist() == alike
         columns = [*range(mine[0]), *(n + k for k in range(mine[0], end))]
         wanted = {name: getattr(rows, name)[0, n + mine].numpy() for name in ("kind", "level", "degree", "left", "spent", "size", "role")}
-        pairs = ("codes", "apart", "used", "near", "free", "sees")
+        pairs = ("codes", "apart", "used", "near", "free", "ring", "sees")
         wanted |= {name: getattr(rows, name)[0, n + mine][:, columns].numpy() for name in pairs}
         graph.begin(record.kind[mine], int(record.degree[mine[0]]))
         known = np.where(wanted["codes"] <= 3, wanted["codes"], 0)
-        graph.orders[mine[0] : end, :end], graph.orders[:end, mine[0] : end] = known, known.T
+        graph.put(known)
         graph.left = wanted["left"]
         graph.shown = ~(wanted["codes"] == 4).any(1)
         told += int(known.sum())
@@ -215,7 +216,7 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list[S
         for row in np.flatnonzero(~graph.shown).tolist():
             others = np.arange(end) != mine[row]
             assert np.array_equal(batch._limit(graph, row)[others], limits[n + mine[row], columns][others])
-        graph.orders[mine[0] : end, :end], graph.orders[:end, mine[0] : end] = orders[mine, :end], orders[:end, mine]
+        graph.put(orders[mine, :end])
         graph.start = graph.n
     assert told
 
@@ -251,8 +252,7 @@ def test_the_sampler_tells_the_header_what_training_told_it(molecules: list[Stru
 
     def reveal(g: object, logits: np.ndarray) -> None:
         block = slice(graph.start, graph.n)
-        graph.orders[block, : graph.n], graph.orders[: graph.n, block] = orders[block, : graph.n], orders[: graph.n, block]
-        graph.piece[: graph.n] = connected_components(graph.orders[: graph.n, : graph.n])[1]
+        graph.put(orders[block, : graph.n])
         graph.shown[:] = True
 
     batch._chosen, batch._reveal = choose, reveal  # type: ignore[method-assign]
@@ -278,6 +278,44 @@ def test_excess_knows_the_bonds_drawn_since_the_network_looked(tokenizer: Tokeni
     monkeypatch.setattr(Growing, "connect", spy)
     list(model.sample([Prompt()] * 30, [(1, i) for i in range(30)], connected=False, entropy=1e9))
     assert sum(free for _, free in drawn) > 100 and all(within for within, free in drawn if free)
+
+
+def test_rings_are_closed_on_the_shortest_path_that_a_row_sees() -> None:
+    """Against NetworkX: a bond of an open row closes a ring of one node more than the path has bonds; not through what comes later."""
+    rng, checked = np.random.default_rng(0), 0
+    for _ in range(20):
+        n, block = 12, np.sort(rng.integers(0, 4, 12))
+        graph = nx.gnm_random_graph(n, 13, seed=int(rng.integers(1000)))
+        bonds = torch.from_numpy(nx.to_numpy_array(graph) > 0)
+        level = torch.from_numpy(block)
+        sees = (level <= level[:, None]).repeat(1, 1)
+        found = rings_of(bonds[None], sees[None])[0].numpy()
+        for i in range(n):
+            lengths = nx.single_source_shortest_path_length(graph.subgraph(np.flatnonzero(block <= block[i]).tolist()), i)
+            wanted = [min(lengths[j] + 1, MOST_RING) if lengths.get(j, 0) > 1 else 0 for j in range(n)]
+            assert found[i].tolist() == wanted
+            checked += sum(w > 3 for w in wanted)
+    assert checked > 100
+
+
+def test_rings_know_the_bonds_drawn_since_the_network_looked(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows of a block from one call: no ring of other than five nodes is closed where another bond can be drawn."""
+    model = Model(dataclasses.replace(TINY, rings=True), tokenizer, {"capacity": [4, 3, 2, 1, 4, 1, 3, 2]}).eval()
+    with torch.no_grad():
+        model.rings.copy_(torch.tensor([-10.0, -10, 0, -10, -10, -10, -10]))
+    batch = _Batch(model, [], [], 1, Options(connected=False))
+    closed, connect = [], Growing.connect
+
+    def spy(g: Growing, row: int, column: int, order: int) -> None:
+        lengths = nx.single_source_shortest_path_length(nx.from_numpy_array(g.orders[: g.n, : g.n] > 0), g.start + row)
+        law = batch._law(g, row, np.zeros((g.size, g.n, 3)))
+        closed.append((lengths.get(column, -1) + 1, bool((law.max(1) > -50).any())))
+        connect(g, row, column, order)
+
+    monkeypatch.setattr(Growing, "connect", spy)
+    list(model.sample([Prompt()] * 20, [(1, i) for i in range(20)], connected=False, entropy=1e9))
+    sizes = [size for size, free in closed if free]
+    assert len(sizes) > 100 and set(sizes) == {0, 5}
 
 
 def test_walk_features_are_those_of_the_graph_of_their_time() -> None:

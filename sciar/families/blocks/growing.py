@@ -16,6 +16,8 @@ from sciar.structure import SYMBOLS
 if TYPE_CHECKING:
     from sciar.families.blocks.model import Model
 
+UNREACHED = 10**6  # bonds between nodes that nothing connects
+
 
 @dataclass(slots=True)
 class Growing:
@@ -33,7 +35,7 @@ class Growing:
     level: np.ndarray
     degree: np.ndarray
     orders: np.ndarray
-    piece: np.ndarray  # what a node is connected with, named by one of its nodes
+    apart: np.ndarray  # bonds between two nodes on the shortest path; UNREACHED if there is none
     start: int = 0
     n: int = 0
     shown: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
@@ -59,15 +61,22 @@ class Growing:
         self.time, self.phase = -1, "edges"
 
     @property
+    def piece(self) -> np.ndarray:
+        """What each node is connected with, named by the first node of the piece."""
+        return (self.apart[: self.n, : self.n] < UNREACHED).argmax(1)
+
+    @property
     def several(self) -> bool:
         """Whether the nodes are in several pieces."""
-        return bool((self.piece[1 : self.n] != self.piece[0]).any())
+        return bool((self.apart[0, : self.n] == UNREACHED).any())
 
     def connect(self, row: int, column: int, order: int) -> None:
         """A bond of node `row` of the block to a node."""
         a = self.start + row
         self.orders[a, column] = self.orders[column, a] = order
-        self.piece[self.piece == self.piece[column]] = self.piece[a]
+        known = self.apart[: self.n, : self.n]
+        across = known[:, a, None] + 1 + known[column]
+        np.minimum(known, np.minimum(across, across.T), out=known)
         self.left[row] -= 1
         if column >= self.start:
             self.left[column - self.start] -= 1
@@ -76,11 +85,19 @@ class Growing:
         for k in {row, max(column - self.start, 0)} if column >= self.start else {row}:
             self.shown[k] |= self.left[k] <= 0
 
+    def put(self, orders: np.ndarray) -> None:
+        """All bonds of the block at once (s n)."""
+        from scipy.sparse.csgraph import shortest_path
+
+        block, n = slice(self.start, self.n), self.n
+        self.orders[block, :n], self.orders[:n, block] = orders, orders.T
+        self.apart[:n, :n] = np.minimum(shortest_path(self.orders[:n, :n] > 0, unweighted=True), UNREACHED)
+
     def stays_planar(self, node: int, column: int) -> bool:
         """Whether the graph can still be drawn without crossings with one more bond."""
         import networkx as nx
 
-        if self.piece[node] != self.piece[column]:
+        if self.apart[node, column] == UNREACHED:
             return True  # a bond between two pieces crosses nothing
         bonds = self.orders[: self.n, : self.n] > 0
         bonds[node, column] = bonds[column, node] = True
@@ -119,10 +136,11 @@ def begun(model: Model, index: int, prompt: Prompt, key: tuple[int, int]) -> Gro
     full[: len(room)] = room
     zeros = lambda *shape: np.zeros(shape, dtype=np.int64)  # noqa: E731
     starred = "*" in (prompt.scaffold or "")
+    apart = np.where(np.eye(c, dtype=bool), 0, UNREACHED)
     stream, most = np.random.default_rng([*key, 4]), min(most, c)
     if model.config.count:
         few = most = _number(model, max(few, len(room)), most, stream)
-    nothing = Growing(index, stream, few, most, full, starred, forced, allowed, zeros(c), zeros(c), zeros(c), zeros(c, c), np.arange(c))
+    nothing = Growing(index, stream, few, most, full, starred, forced, allowed, zeros(c), zeros(c), zeros(c), zeros(c, c), apart)
     if model.config.reader:
         nothing.phase = "commit"  # the reader of the empty graph
     return nothing

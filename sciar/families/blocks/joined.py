@@ -79,7 +79,7 @@ class Joints:
         sizes, degrees = np.arange(config.max_block + 1), np.arange(config.max_degree + 1)
         if not self.connected:
             return np.zeros((len(sizes), len(degrees)), dtype=np.int64)
-        old = np.bincount(np.unique(g.piece[: g.n], return_inverse=True)[1], self._places(g)).astype(np.int64)
+        old = np.bincount(np.unique(g.piece, return_inverse=True)[1], self._places(g)).astype(np.int64)
         k, best = len(old), int(self.capacity[g.allowed].max())
         shape = (len(sizes), len(degrees), k + len(sizes) - 1)
         fresh = np.arange(shape[2]) >= k
@@ -95,7 +95,7 @@ class Joints:
 
     def joining(self, g: Growing, row: int, possible: np.ndarray) -> np.ndarray:
         """Which of the possible bonds (n o) of a row leave a graph that can become one piece."""
-        names, piece = np.unique(g.piece[: g.n], return_inverse=True)
+        names, piece = np.unique(g.piece, return_inverse=True)
         (n, n_orders), k, me = possible.shape, len(names), g.start + row
         if k == 1 or not self.connected or not possible.any():
             return possible

@@ -29,7 +29,7 @@ from sciar.diffusion import categorical, subset
 from sciar.errors import InputError
 from sciar.families.blocks.finished import Clean, several_of
 from sciar.families.blocks.header import Before, Header
-from sciar.families.blocks.task import MOST_EXCESS, MOST_PLACES, NOISED, READER, VIRTUAL, Rows, Task, limit_of, task_of
+from sciar.families.blocks.task import MOST_EXCESS, MOST_PLACES, MOST_RING, NOISED, READER, VIRTUAL, Rows, Task, limit_of, task_of
 from sciar.families.blocks.tokens import Tokenizer
 from sciar.family import Draw, check_choices
 from sciar.family import Model as AbstractModel
@@ -41,7 +41,7 @@ from sciar.prompt import Prompt
 KERNELS = ("absorbing", "marginal", "uniform", "block")
 N_CODES = 10  # of pairs, see `task`
 MOST_USED, MOST_APART, MOST_LEFT = 8, 16, 16  # clipped counts: bond orders in use, blocks between two nodes, open bonds
-FAR = 20.0  # nats of `Model.beyond` and `Model.next_size` for a weight of 1, as they go far
+FAR = 20.0  # nats of `Model.beyond`, `Model.closing` and `Model.next_size` for a weight of 1, as they go far
 MOST_ALIKE = 20  # clipped count of nodes with equally many free places
 
 
@@ -65,6 +65,8 @@ class ModelConfig:
             are drawn knowing what those before them leave of all places, for how many nodes; needs `places`.
         excess: the log-odds of bond orders beyond the free places of an end have a part that depends on how far beyond alone, so that what
             is never seen in any state is learnt for all states at once; absorbing kernel only.
+        rings: the network is told the size of the ring that a bond would close, and the log-odds of bonds have a part that depends on that
+            alone; absorbing kernel only.
         pieces: the log-odds of the end have a part that is learnt apart for graphs in several pieces.
         row_bias: the log-odds of bond orders have a part that a row says whatever the other end is, as a hydrogen has single bonds only.
         count: the header is told how many nodes are still to come; the sampler draws the number first, from the training data.
@@ -85,6 +87,7 @@ class ModelConfig:
     places: bool = False
     room: bool = False
     excess: bool = False
+    rings: bool = False
     pieces: bool = False
     row_bias: bool = False
     count: bool = False
@@ -96,8 +99,9 @@ class ModelConfig:
             raise InputError(f"ModelConfig.heads: expected a divisor of width {self.width}, got {self.heads}")
         if self.room and not self.places:
             raise InputError("ModelConfig.room: expected model.places=true with it; set both")
-        if self.excess and self.kernel != "absorbing":
-            raise InputError(f"ModelConfig.excess: expected kernel absorbing with it, got {self.kernel}; leave it out")
+        for name in ("excess", "rings"):
+            if getattr(self, name) and self.kernel != "absorbing":
+                raise InputError(f"ModelConfig.{name}: expected kernel absorbing with it, got {self.kernel}; leave it out")
         if self.steps < 1 or self.blocks < 0 or self.walk < 0:
             raise InputError(f"ModelConfig: expected steps ≥ 1, blocks ≥ 0, walk ≥ 0, got {self.steps}, {self.blocks}, {self.walk}")
 
@@ -146,6 +150,8 @@ class Model(AbstractModel):
             self.of_row = nn.Linear(w, self.n_orders, bias=False)
         if config.excess:
             self.excess = nn.Parameter(torch.zeros(MOST_EXCESS))
+        if config.rings:
+            self.ring, self.rings = nn.Embedding(MOST_RING + 1, p), nn.Parameter(torch.zeros(MOST_RING - 2))
         if config.pieces:
             self.pieces = nn.Parameter(torch.zeros(1))
         initialise(self, config.layers)
@@ -156,6 +162,8 @@ class Model(AbstractModel):
         if config.places:
             for table in (self.spare, self.free, self.alike):
                 nn.init.zeros_(table.weight)
+        if config.rings:
+            nn.init.zeros_(self.ring.weight)
         self.header.reset()
         if config.reader:  # nothing read at first, so that weights without a reader go on from where they are
             nn.init.zeros_(self.told.weight)
@@ -193,6 +201,8 @@ class Model(AbstractModel):
         e = e + self.used(pairs.pick(rows.used).clamp(max=MOST_USED)) + self.near(pairs.pick(rows.near).clamp(max=MOST_USED))
         if rows.free is not None:
             e = e + self.free(pairs.pick(rows.free))
+        if rows.ring is not None:
+            e = e + self.ring(pairs.pick(rows.ring))
         return e if rows.walks is None else e + self.walks(pairs.pick(rows.walks))
 
     def joint(
@@ -202,7 +212,7 @@ class Model(AbstractModel):
         return F.silu(pairs.ends(self.ends(x), self.ends(columns)) + self.middle(e))
 
     def edges(self, x: Float[Tensor, "b r d"], joint: Float[Tensor, "P q"], pairs: Pairs) -> Float[Tensor, "b r c o"]:
-        """Log-odds of every bond order against no bond, of what each row sees; `beyond` is not in them."""
+        """Log-odds of every bond order against no bond, of what each row sees; `beyond` and `closing` are not in them."""
         odds = pairs.by_row(self.edge(joint).float())
         if self.config.row_bias:
             odds = odds + self.of_row(x).float()[:, :, None]
@@ -228,6 +238,13 @@ class Model(AbstractModel):
         # compared, not indexed: on a GPU the gradient of an index goes through its repeats one after the other (600 ms a step)
         far = (order - 1).clamp(0, MOST_EXCESS - 1)[..., None] == torch.arange(MOST_EXCESS, device=limit.device)
         return torch.where(order > 0, FAR * (far * self.excess.float()).sum(-1), 0.0)
+
+    def closing(self, ring: Int[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """What `rings` adds to the log-odds of every bond that closes a ring of so many nodes, see `Rows.ring`; apart as `beyond` is."""
+        if not self.config.rings:
+            return torch.zeros(ring.shape, device=ring.device)
+        size = ring[..., None] == torch.arange(3, MOST_RING + 1, device=ring.device)
+        return FAR * (size * self.rings.float()).sum(-1)
 
     def conditioned(self, properties: Float[Tensor, "b p"]) -> Float[Tensor, "b d"] | None:
         """State of the wanted properties in their own units; nan = free."""
@@ -268,7 +285,10 @@ class Model(AbstractModel):
         parts = {name: value / blocks for name, value in parts.items()}
         if self.config.excess:
             logits = logits + self.beyond(limit_of(task.rows, self.capacity))
-        parts["edges"] = self._edge_loss(task, logits[:, n : n + v, : n + v]) / chosen
+        logits = logits[:, n : n + v, : n + v]
+        if task.rows.ring is not None:
+            logits = logits + self.closing(task.rows.ring[:, n : n + v, : n + v])[..., None]
+        parts["edges"] = self._edge_loss(task, logits) / chosen
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
     def answers(

@@ -17,11 +17,11 @@ from sciar import precision
 from sciar.diffusion import categorical, subset
 from sciar.errors import InputError
 from sciar.families.blocks.finished import powers
-from sciar.families.blocks.growing import Growing, begun
+from sciar.families.blocks.growing import UNREACHED, Growing, begun
 from sciar.families.blocks.header import Before
 from sciar.families.blocks.joined import NOWHERE, Joints
 from sciar.families.blocks.options import Options
-from sciar.families.blocks.task import CLEAN, MASKED, MOST_EXCESS, MOST_PLACES, NOISED, READER, SELF, VIRTUAL, Rows
+from sciar.families.blocks.task import CLEAN, MASKED, MOST_EXCESS, MOST_PLACES, MOST_RING, NOISED, READER, SELF, VIRTUAL, Rows
 from sciar.family import Draw, options_of
 from sciar.nn.graph_transformer import Memory, NewPairs
 from sciar.prompt import Prompt
@@ -64,7 +64,9 @@ class _Batch:
         capacity = model.statistics.get("capacity")
         self.largest = model.capacity.cpu().numpy()  # bond order sum of each type, as the network is told
         orders = torch.arange(-MOST_EXCESS, model.n_orders + 1, device=self.device)
-        self.beyond = model.beyond(orders).detach().double().cpu().numpy() / (options.bond_temperature or options.temperature)
+        rings = torch.arange(MOST_RING + 1, device=self.device)
+        parts = (model.beyond(orders), model.closing(rings))
+        self.beyond, self.closing = (p.detach().double().cpu().numpy() / (options.bond_temperature or options.temperature) for p in parts)
         self.masked = bool(options.valence and capacity)
         self.capacity = np.array(capacity if self.masked else [10**6] * len(types))
         self.connected = options.connected and self.absorbing
@@ -149,8 +151,7 @@ class _Batch:
                 g.begin(piece.kind, 0)
                 block = slice(g.start, g.n)
                 g.degree[block], g.phase = piece.degree, "commit"
-                g.orders[block, : g.n], g.orders[: g.n, block] = piece.orders, piece.orders.T
-                g.piece[: g.n] = 0
+                g.put(piece.orders)
         due = [(slot, g) for slot, g in due if g.phase == "header"]
         if not due:
             return
@@ -236,7 +237,7 @@ class _Batch:
         role, sees = np.full((b, r), CLEAN), np.zeros((b, r, c), dtype=bool)
         time, at = np.zeros((b, r), dtype=np.float32), np.full((b, r), self.states.shape[1] - 1)
         walks = np.zeros((b, r, c, 2 * self.model.config.walk), dtype=np.float32) if self.model.config.walk else None
-        free = np.zeros((b, r, c), dtype=np.int64) if self.model.config.places else None
+        free, ring = (np.zeros((b, r, c), dtype=np.int64) if asked else None for asked in (self.model.config.places, self.model.config.rings))
         for slot, g in live:
             s, n, block = g.size, g.n, slice(g.start, g.n)
             edges = g.phase == "edges"
@@ -257,6 +258,8 @@ class _Batch:
                 node["left"][slot, :s], node["size"][slot, :s] = g.left, s
                 node["spent"][slot, :s] = g.orders[block, :n].sum(1)
                 time[slot, :s] = g.time / self.steps
+                if ring is not None:
+                    ring[slot, :s, :n] = _ring(g.apart[block, :n])
             if walks is not None:
                 walks[slot, :s, :n] = _walks(g, self.model.config.walk)
             if slot in reading:  # it stands where the next node will
@@ -279,6 +282,7 @@ class _Batch:
             sees=send(sees),
             walks=None if walks is None else send(walks),
             free=None if free is None else send(free),
+            ring=None if ring is None else send(ring),
             time=send(time),
         ), send(at)
 
@@ -316,6 +320,7 @@ class _Batch:
         me = g.start + row
         limit = self._limit(g, row)
         law = logits[row] + self.beyond[np.clip(limit + MOST_EXCESS, 0, len(self.beyond) - 1)]
+        law += self.closing[_ring(g.apart[me, : g.n])][:, None]
         law[me] = subset.NEVER
         law[g.orders[me, : g.n] > 0] = subset.NEVER
         law[g.start : g.n][g.shown] = subset.NEVER
@@ -324,7 +329,7 @@ class _Batch:
         if self.masked:
             law[np.arange(1, law.shape[1] + 1) > limit[:, None]] = subset.NEVER
         if self.options.within == "forest":
-            law[g.piece[: g.n] == g.piece[me]] = subset.NEVER
+            law[g.apart[me, : g.n] < UNREACHED] = subset.NEVER
         law[~self.joints.joining(g, row, law > subset.NEVER / 2)] = subset.NEVER
         return law
 
@@ -348,7 +353,7 @@ class _Batch:
             odds = _lse(law)
             m = min(int(g.left[row]), int((odds > subset.NEVER / 2).sum()))
             columns = subset.draw(odds, m, g.stream)
-            bound = self.masked or self.model.config.excess or self.options.within or (self.connected and g.several)
+            bound = self.masked or self.model.config.excess or self.model.config.rings or self.options.within or (self.connected and g.several)
             single = len(columns) > 1 and bool(again or bound)
             if single:
                 columns = columns[[int(g.stream.integers(len(columns)))]]
@@ -397,8 +402,7 @@ class _Batch:
         g.noisy = self._symmetric(g, categorical.draw(clean, torch.from_numpy(g.stream.random(g.noisy.shape))).numpy())
         g.time -= 1
         if g.time == 0:
-            g.orders[g.start : g.n, : g.n] = g.noisy
-            g.orders[: g.n, g.start : g.n] = g.noisy.T
+            g.put(g.noisy)
 
     def _symmetric(self, g: Growing, classes: np.ndarray) -> np.ndarray:
         square = np.triu(classes[:, g.start :], 1)
@@ -417,6 +421,11 @@ def _walks(g: Growing, steps: int) -> np.ndarray:
         walks = powers(bonds, steps)[0]
         out[:, :, steps:] = ((walks + walks.transpose(0, 1)) / 2)[g.start :].numpy()
     return out
+
+
+def _ring(apart: np.ndarray) -> np.ndarray:
+    """`Rows.ring` of nodes so many bonds apart."""
+    return np.where((apart < 2) | (apart == UNREACHED), 0, np.minimum(apart + 1, MOST_RING))
 
 
 def _returns(g: Growing, n: int, steps: int) -> np.ndarray:

@@ -23,6 +23,7 @@ MASKED, SELF, NOISED = 4, 5, 6  # pair codes: 0 no bond · 1–3 bond order · m
 CLEAN, VIRTUAL, READER = 0, 1, 2
 MOST_PLACES = 4  # free places of a node are counted up to this
 MOST_EXCESS = 3  # bond orders beyond the free places that are told apart
+MOST_RING = 9  # sizes of rings are told apart up to this
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Rows:
         codes: state of each pair. apart: blocks between its nodes. used, near: bond orders and neighbours that the
         earlier node of a pair has in the blocks before the later node's. walks: RRWP features of the pair.
         free: 1 + free places of the earlier node of a pair, 0 where there is none; None where they are not told.
+        ring: nodes of the smallest ring that a bond of an open row and a column closes, 0 where it closes none; None where not told.
         sees: what each row attends to. time: noise level of each row in [0, 1], 0 where there is none.
     """
 
@@ -50,6 +52,7 @@ class Rows:
     used: Int[Tensor, "b r c"]
     near: Int[Tensor, "b r c"]
     free: Int[Tensor, "b r c"] | None
+    ring: Int[Tensor, "b r c"] | None
     sees: Bool[Tensor, "b r c"]
     walks: Float[Tensor, "b r c w"] | None
     time: Float[Tensor, "b r"]
@@ -68,6 +71,23 @@ def limit_of(rows: Rows, capacity: Int[Tensor, "t"]) -> Int[Tensor, "b r r"]:
     known = torch.where(rows.codes < MASKED, rows.codes, 0)
     used = ((earlier & (rows.role == CLEAN)[:, None]) | mates).float() @ known.float()  # of a column, when the row's block is open
     return torch.minimum(own[..., None], torch.where(earlier, most[:, None] - used.long(), own[:, None]))
+
+
+def rings_of(bonds: Bool[Tensor, "b c c"], sees: Bool[Tensor, "b r c"]) -> Int[Tensor, "b r c"]:
+    """Nodes of the smallest ring that a bond of each of the last r nodes closes with each node, 0 where it closes none.
+
+    Paths are what a row sees. MOST_RING stands for all larger ones.
+    """
+    b, r, c = sees.shape
+    walk, front = bonds.to(torch.float32), bonds[:, c - r :] & sees
+    seen = front | torch.eye(c, dtype=torch.bool, device=sees.device)[c - r :]
+    ring = torch.zeros(b, r, c, dtype=torch.long, device=sees.device)
+    size = 2
+    while bool(front.any()):
+        size = min(size + 1, MOST_RING)
+        front = (front.to(torch.float32) @ walk > 0) & sees & ~seen
+        ring, seen = torch.where(front, size, ring), seen | front
+    return ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +234,11 @@ def _rows(
         remaining = capacity[:, None] - counts[0]
         left_of = (remaining.clamp(0, MOST_PLACES) + 1) * earlier
         free = left_of + left_of.transpose(1, 2)
+    ring = None
+    if config.rings:
+        bonds = torch.cat([torch.cat([clean.orders, known[..., :n].transpose(1, 2)], 2), known], 1) > 0
+        ring = F.pad(rings_of(bonds, sees[:, n:] & (role == VIRTUAL)[..., None]), (0, 0, n, 0))
+        ring[:, :n, n:] = ring[:, n:, :n].transpose(1, 2)
     distance = (levels[:, None] - levels[:, :, None]).abs()
     walks = walk_features(clean, levels, config.walk) if config.walk else None
     return Rows(
@@ -229,6 +254,7 @@ def _rows(
         used=counts[0],
         near=counts[1],
         free=free,
+        ring=ring,
         sees=sees,
         walks=walks,
         time=join(torch.zeros(b, n, device=time.device), time),
