@@ -24,7 +24,7 @@ class DataConfig:
     Args:
         sets: names of data sets or paths of files and folders, concatenated.
         limit: most training records of each set; 0 = all.
-        validation: records held out for the validation loss.
+        validation: records held out for the validation loss, of the validation split if there is one, at most a tenth of all otherwise.
         split: what the held-out records share with no training record: "scaffold" (of molecules), "formula" (reduced) or "random"
             (nothing). Empty = the set's own split, or its last records.
         batch_tokens: padded atoms (or words, bonds) of one batch.

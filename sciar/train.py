@@ -390,7 +390,10 @@ def prepare(config: Config) -> tuple[TokenArrays, TokenArrays, dict[str, Any]]:
 
 
 def splits(name: str, data: DataConfig) -> tuple[Any, Any]:
-    """Training and held-out records of a data set, a file or a folder; see `DataConfig`."""
+    """Training and held-out records of a data set, a file or a folder.
+
+    The last training records are held out where there is no validation split.
+    """
     from sciar import datasets
 
     held_out = data.validation
@@ -403,8 +406,10 @@ def splits(name: str, data: DataConfig) -> tuple[Any, Any]:
         return store.select(np.flatnonzero(~out)), store.select(np.flatnonzero(out))
     own = set(store.column("split")) if "split" in store.columns else set()
     if "train" in own:
-        valid = next((s for s in ("validation", "valid", "val") if s in own), None)
-        return store.split("train"), store.split(valid)[:held_out] if valid else store.split("train")[:0]
+        training, valid = store.split("train"), next((s for s in ("validation", "valid", "val") if s in own), None)
+        if valid:
+            return training, store.split(valid)[:held_out]
+        store = training
     count = min(held_out, len(store) // 10)
     return store[: len(store) - count], store[len(store) - count :]
 

@@ -12,6 +12,7 @@ import torch
 
 from sciar import checkpoint, train
 from sciar import config as configs
+from sciar.convert import to_smiles
 from sciar.errors import InputError
 from sciar.testing import check_raises
 
@@ -234,6 +235,16 @@ def test_parts_of_a_sample_are_not_taken_for_each_other(tmp_path: Path, monkeypa
     tiny = ROOT / "configs" / "tiny" / "octree.yaml"
     first, later = (prepare(configs.load(tiny, ["data.limit=4", f"data.validation={k}"]))[0] for k in (0, 24))
     assert len(first) == len(later) == 4 and first.lengths("atoms").sum() != later.lengths("atoms").sum()
+
+
+def test_a_set_without_a_validation_split_holds_out_the_last_of_its_training_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCIAR_CACHE", str(tmp_path / "cache"))
+    for with_it, held_out in ((True, ["CO"]), (False, ["C" * 39, "C" * 40])):
+        path = tmp_path / f"mine{with_it}.csv"
+        rows = [f"{'C' * n},train" for n in range(1, 41)] + ["CCO,test"] + ["CO,validation"] * with_it
+        path.write_text("\n".join(["SMILES,split", *rows]) + "\n")
+        training, valid = train.splits(str(path), configs.DataConfig(sets=(str(path),), validation=2))
+        assert len(training) == (40 if with_it else 38) and [to_smiles(s) for s in valid] == held_out
 
 
 def test_finetune_on_a_file_of_ones_own(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

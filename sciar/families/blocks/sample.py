@@ -237,7 +237,8 @@ class _Batch:
         role, sees = np.full((b, r), CLEAN), np.zeros((b, r, c), dtype=bool)
         time, at = np.zeros((b, r), dtype=np.float32), np.full((b, r), self.states.shape[1] - 1)
         walks = np.zeros((b, r, c, 2 * self.model.config.walk), dtype=np.float32) if self.model.config.walk else None
-        free, ring = (np.zeros((b, r, c), dtype=np.int64) if asked else None for asked in (self.model.config.places, self.model.config.rings))
+        config = self.model.config
+        free, ring = (np.zeros((b, r, c), dtype=np.int64) if asked else None for asked in (config.places, config.rings))
         for slot, g in live:
             s, n, block = g.size, g.n, slice(g.start, g.n)
             edges = g.phase == "edges"
@@ -353,7 +354,8 @@ class _Batch:
             odds = _lse(law)
             m = min(int(g.left[row]), int((odds > subset.NEVER / 2).sum()))
             columns = subset.draw(odds, m, g.stream)
-            bound = self.masked or self.model.config.excess or self.model.config.rings or self.options.within or (self.connected and g.several)
+            learnt = self.model.config.excess or self.model.config.rings
+            bound = self.masked or learnt or self.options.within or (self.connected and g.several)
             single = len(columns) > 1 and bool(again or bound)
             if single:
                 columns = columns[[int(g.stream.integers(len(columns)))]]
