@@ -50,7 +50,8 @@ class TrainConfig:
         precision: of the trunk: "auto" (bf16 autocast where the hardware has it), "bf16" or "32".
         seed: of weights, data order and noise.
         devices, accelerator, strategy: as in Lightning.
-        max_minutes: stop after this long; 0 = never. The next call resumes.
+        max_minutes: stop after this long; 0 = never. The next call resumes. anneal: the cosine ends then if the steps do not end before,
+            for a call that is the last one.
         validate_every, save_every: steps.
         threads: torch threads on a CPU; 0 = leave as is. ahead: a second process makes the batches (for a GPU).
         compile: the layers that say so (`compiled = True`) by torch.compile; costs a minute first (for a GPU).
@@ -73,6 +74,7 @@ class TrainConfig:
     accelerator: str = "auto"
     strategy: str = "auto"
     max_minutes: float = 0.0
+    anneal: bool = False
     validate_every: int = 500
     save_every: int = 500
     threads: int = 0
@@ -85,6 +87,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or self.warmup < 0:
             raise InputError(f"train: expected steps ≥ 1, lr > 0, warmup ≥ 0, got {self.steps}, {self.lr}, {self.warmup}")
+        if self.anneal and not self.max_minutes:
+            raise InputError("train.anneal: expected train.max_minutes, when the cosine is to end, got none; set both")
         if self.init_parts and not self.init:
             raise InputError(f"train.init_parts: expected train.init, the weights to take {', '.join(self.init_parts)} from; name them")
         if self.precision not in PRECISIONS:

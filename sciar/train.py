@@ -70,13 +70,16 @@ class Learner(L.LightningModule):
         matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
         others = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        begun = time.monotonic()
         optimizer = torch.optim.AdamW(groups, lr=c.lr, betas=(0.9, c.beta2))  # a fused one refuses clipping
 
         def factor(step: int) -> float:
             if step < c.warmup:
                 return (step + 1) / c.warmup
-            done = min(1.0, (step - c.warmup) / max(1, c.steps - c.warmup))
-            return c.floor + (1 - c.floor) * 0.5 * (1 + math.cos(math.pi * done))
+            done = (step - c.warmup) / max(1, c.steps - c.warmup)
+            if c.anneal:
+                done = max(done, (time.monotonic() - begun) / (60 * c.max_minutes))
+            return c.floor + (1 - c.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
         return {
             "optimizer": optimizer,

@@ -105,6 +105,24 @@ def test_every_call_has_its_minutes_to_itself(tmp_path: Path) -> None:
     assert (tmp_path / "log" / f"metrics-{steps[0]}.csv").exists() and (tmp_path / "log" / "metrics.csv").exists()
 
 
+def test_the_cosine_ends_with_the_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With train.anneal by the clock where that is ahead of the steps; without it by the steps alone."""
+    clock = [0.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+    facts = ["train.steps=1000", "train.warmup=0", "train.lr=1.0", "train.floor=0.0", "train.max_minutes=1"]
+    rates = []
+    for anneal in ("true", "false"):
+        clock[0] = 100.0
+        learner = train.Learner(torch.nn.Linear(2, 2), configs.load(TINY, [*facts, f"train.anneal={anneal}"]))  # type: ignore[arg-type]
+        scheduler = learner.configure_optimizers()["lr_scheduler"]["scheduler"]
+        for clock[0] in (115.0, 130.0, 160.0, 175.0):
+            scheduler.optimizer.step()
+            scheduler.step()
+            rates.append(scheduler.get_last_lr()[0])
+    assert rates == pytest.approx([0.5 * (1 + np.cos(np.pi * d)) for d in (0.25, 0.5, 1, 1, 0.001, 0.002, 0.003, 0.004)])
+    check_raises(lambda: configs.load(TINY, ["train.anneal=true"]), InputError, "train.anneal", "train.max_minutes", "set both")
+
+
 TRACED = """
 import sys, torch
 from sciar import config, train
