@@ -21,20 +21,26 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Pairs(Protocol):
-    """The P pairs of r rows (nodes) and c columns that a layer works on, and how nodes and pairs meet.
+    """The R rows (nodes) of tables of r rows, the P pairs of rows and c columns that a layer works on, and how nodes and pairs meet.
 
     `sees`: what each row attends to (b r c).
     """
 
     sees: Tensor
 
+    def listed(self, table: Float[Tensor, "b r k"]) -> Float[Tensor, "R k"]:
+        """The rows that are worked on."""
+
+    def table(self, listed: Float[Tensor, "R k"]) -> Float[Tensor, "b r k"]:
+        """Each row in its place; zero where none is worked on."""
+
     def pick(self, square: Shaped[Tensor, "b r c *k"]) -> Shaped[Tensor, "P *k"]:
         """What a full table says of the pairs."""
 
-    def columns(self, own: Float[Tensor, "b r w"]) -> Float[Tensor, "b c w"]:
+    def columns(self, own: Float[Tensor, "R w"]) -> Float[Tensor, "b c w"]:
         """Node projections of every column, the rows' own included."""
 
-    def ends(self, rows: Float[Tensor, "b r k"], columns: Float[Tensor, "b c k"]) -> Float[Tensor, "P k"]:
+    def ends(self, rows: Float[Tensor, "R k"], columns: Float[Tensor, "b c k"]) -> Float[Tensor, "P k"]:
         """Sum of what a pair's two nodes say."""
 
     def by_row(self, pairs: Float[Tensor, "P k"]) -> Float[Tensor, "b r c k"]:
@@ -71,22 +77,22 @@ class GraphLayer(nn.Module):
         self.feed_in, self.feed_out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "b r d"], e: Float[Tensor, "P p"], pairs: Pairs
-    ) -> tuple[Float[Tensor, "b r d"], Float[Tensor, "P p"]]:
-        b, r, _ = x.shape
+        self, x: Float[Tensor, "R d"], e: Float[Tensor, "P p"], pairs: Pairs
+    ) -> tuple[Float[Tensor, "R d"], Float[Tensor, "P p"]]:
+        b, r, _ = pairs.sees.shape
         h = self.norm_node(x)
         own = self.shared(h)
         key, value, mine = pairs.columns(own).split([self.width, self.width, self.pair], -1)
         split = lambda t: t.view(b, -1, self.heads, self.width // self.heads).transpose(1, 2)  # noqa: E731
         gate, bias = self.from_pair(self.norm_pair(e)).chunk(2, -1)
-        both = pairs.ends(own[..., 2 * self.width :], mine)
+        both = pairs.ends(own[:, 2 * self.width :], mine)
         mixed = F.silu(both * gate + bias + both)
-        scores = split(self.query(h)) @ split(key).transpose(-1, -2) * (self.width // self.heads) ** -0.5
+        scores = split(pairs.table(self.query(h))) @ split(key).transpose(-1, -2) * (self.width // self.heads) ** -0.5
         scores = scores.float() + pairs.by_row(self.to_logits(mixed)).permute(0, 3, 1, 2).float()
         weights = scores.masked_fill(~pairs.sees[:, None], -1e9).softmax(-1).to(value.dtype)
         nodes = (weights @ split(value)).transpose(1, 2).reshape(b, r, self.width)
         between = (weights.transpose(1, 2) @ pairs.by_row(mixed).to(weights.dtype)).reshape(b, r, self.heads * self.pair)
-        x = x + self.out(torch.cat([nodes, between], -1))
+        x = x + self.out(pairs.listed(torch.cat([nodes, between], -1)))
         e = e + self.pair_out(mixed)
         z = self.norm_product(e)
         product = pairs.product(F.silu(self.factor(z)))
@@ -104,12 +110,14 @@ class GraphTransformer(nn.Module):
         self.norm_node, self.norm_pair = nn.RMSNorm(width, eps=1e-6), nn.LayerNorm(pair, bias=False)
 
     def forward(self, x: Float[Tensor, "b r d"], e: Tensor, pairs: Pairs | Sequence[Pairs]) -> tuple[Float[Tensor, "b r d"], Tensor]:
-        """`e`: states of `pairs`, which is one layout or, with caches, one for each layer."""
+        """`e`: states of `pairs`, which is one layout or, with caches, one for each layer. The states of rows that see nothing are zero."""
         if torch.is_autocast_enabled(e.device.type):
             e = e.to(torch.get_autocast_dtype(e.device.type))  # nearly all of the memory traffic
-        for i, layer in enumerate(self.layers):
-            x, e = layer(x, e, pairs[i] if isinstance(pairs, Sequence) else pairs)
-        return self.norm_node(x), self.norm_pair(e)
+        of = pairs if isinstance(pairs, Sequence) else [pairs] * len(self.layers)
+        listed = of[0].listed(x)
+        for layer, own in zip(self.layers, of, strict=True):
+            listed, e = layer(listed, e, own)
+        return of[0].table(self.norm_node(listed)), self.norm_pair(e)
 
 
 class PairList:
@@ -135,15 +143,21 @@ class PairList:
         self._seen = _Table(self._at.scatter(0, mirrored[twice], own[twice]), self._cell, mirrored, twice)
         self._scale = sees.sum(-1).float().flatten()[self._row].rsqrt()
 
+    def listed(self, table: Tensor) -> Tensor:
+        return table.flatten(0, 1)  # all: hardly any is padding
+
+    def table(self, listed: Tensor) -> Tensor:
+        return listed.view(*self.sees.shape[:2], -1)
+
     def pick(self, square: Shaped[Tensor, "b r r *k"]) -> Shaped[Tensor, "P *k"]:
         """What a full table says of the pairs."""
         return square[self._index]
 
     def columns(self, own: Tensor) -> Tensor:
-        return own
+        return self.table(own)
 
     def ends(self, rows: Tensor, columns: Tensor) -> Tensor:
-        return F.embedding(self._row, rows.flatten(0, 1)) + F.embedding(self._column, columns.flatten(0, 1))
+        return F.embedding(self._row, rows) + F.embedding(self._column, columns.flatten(0, 1))
 
     def by_row(self, pairs: Tensor) -> Tensor:
         made: Tensor = _Spread.apply(pairs, self._seen, 0)
@@ -222,6 +236,8 @@ class Memory:
 class NewPairs:
     """`Pairs` of new rows against all columns: a list of those that are seen, of graphs that are at different places.
 
+    Rows that see nothing are padding, half of all where blocks of different sizes are drawn together, and left out.
+
     Args:
         at: the column that each row becomes, the last one for padding (b r).
         sees: of the first c columns (b r c).
@@ -233,7 +249,10 @@ class NewPairs:
         self.sees, self._memory = sees, memory
         self._index = sees.nonzero().unbind(-1)
         graph, row, column = self._index
-        self._row, self._column = graph * r + row, graph * c + column
+        self._real = sees.any(-1).nonzero().unbind(-1)
+        place = torch.zeros(b, r, dtype=torch.long, device=sees.device)
+        place[self._real] = torch.arange(len(self._real[0]), device=sees.device)
+        self._row, self._column = place[graph, row], graph * c + column
         self._table = torch.full((b, r, c), len(graph), device=sees.device)
         self._table[self._index] = torch.arange(len(graph), device=sees.device)
         # what is kept also has pairs that only their later row sees: of a reader and a node that is finished in the same call
@@ -241,15 +260,23 @@ class NewPairs:
         wide, own = F.pad(self._table, (0, max(0, last - c)), value=len(graph)), at[:, None].expand(-1, r, -1)
         mutual = wide.gather(2, own)
         wide = wide.scatter(2, own, torch.minimum(mutual, mutual.transpose(1, 2)))
-        self._known = wide[:, :, :c]
-        self._place = torch.arange(b, device=sees.device)[:, None], at
-        self._scale = sees.sum(-1).float().flatten()[self._row, None].rsqrt()
+        self._known = wide[:, :, :c][self._real]
+        self._place = self._real[0], at[self._real]
+        self._scale = sees.sum(-1)[self._real].float()[self._row, None].rsqrt()
 
     def of(self, memory: Memory) -> NewPairs:
         """The same pairs in another layer."""
         other = copy.copy(self)
         other._memory = memory
         return other
+
+    def listed(self, table: Tensor) -> Tensor:
+        return table[self._real]
+
+    def table(self, listed: Tensor) -> Tensor:
+        table = listed.new_zeros(*self.sees.shape[:2], listed.shape[-1])
+        table[self._real] = listed
+        return table
 
     def pick(self, square: Shaped[Tensor, "b r c *k"]) -> Shaped[Tensor, "P *k"]:
         """What a full table says of the pairs."""
@@ -261,7 +288,7 @@ class NewPairs:
         return kept[:, : self.sees.shape[2]].to(own.dtype)
 
     def ends(self, rows: Tensor, columns: Tensor) -> Tensor:
-        return rows.flatten(0, 1)[self._row] + columns.flatten(0, 1)[self._column]
+        return F.embedding(self._row, rows) + F.embedding(self._column, columns.flatten(0, 1))
 
     def by_row(self, pairs: Tensor) -> Tensor:
         return F.embedding(self._table, F.pad(pairs, (0, 0, 0, 1)))

@@ -209,7 +209,7 @@ class Model(AbstractModel):
         self, x: Float[Tensor, "b r d"], columns: Float[Tensor, "b c d"], e: Float[Tensor, "P p"], pairs: Pairs
     ) -> Float[Tensor, "P q"]:
         """What the heads know of a pair: its state and those of its two nodes."""
-        return F.silu(pairs.ends(self.ends(x), self.ends(columns)) + self.middle(e))
+        return F.silu(pairs.ends(self.ends(pairs.listed(x)), self.ends(columns)) + self.middle(e))
 
     def edges(self, x: Float[Tensor, "b r d"], joint: Float[Tensor, "P q"], pairs: Pairs) -> Float[Tensor, "b r c o"]:
         """Log-odds of every bond order against no bond, of what each row sees; `beyond` and `closing` are not in them."""
