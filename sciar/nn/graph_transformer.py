@@ -76,9 +76,7 @@ class GraphLayer(nn.Module):
         self.pair_in, self.pair_feed_out = nn.Linear(2 * pair, 2 * pair), nn.Linear(2 * pair, pair, bias=False)
         self.feed_in, self.feed_out = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
-    def forward(
-        self, x: Float[Tensor, "R d"], e: Float[Tensor, "P p"], pairs: Pairs
-    ) -> tuple[Float[Tensor, "R d"], Float[Tensor, "P p"]]:
+    def forward(self, x: Float[Tensor, "R d"], e: Float[Tensor, "P p"], pairs: Pairs) -> tuple[Float[Tensor, "R d"], Float[Tensor, "P p"]]:
         b, r, _ = pairs.sees.shape
         h = self.norm_node(x)
         own = self.shared(h)
