@@ -20,6 +20,11 @@ from sciar.errors import InputError
 from sciar.record import pack, unpack
 from sciar.structure import Structure
 
+try:
+    import fcntl
+except ImportError:  # Windows: two runs may write to one file
+    fcntl = None  # type: ignore[assignment]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
@@ -44,7 +49,7 @@ class Journal:
         seed: None = that of the journal, or a new one.
 
     Raises:
-        InputError: the journal next to `output` belongs to another run.
+        InputError: the journal next to `output` belongs to another run, or one is being written there now.
         OSError: it cannot be written.
     """
 
@@ -54,10 +59,20 @@ class Journal:
         self.seconds = 0.0  # spent by earlier, interrupted runs
         self.seed = seed
         run = fingerprint(facts)
-        whole = self._load(run) if self.path.exists() else 0
-        self._file: IO[bytes] = open(self.path, "r+b" if self.path.exists() else "w+b", buffering=0)  # noqa: SIM115 (closed by close)
+        self._file: IO[bytes] = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed by close)
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            whole = self._load(run)
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(
+                f"{output}: expected a file that no other run writes, got one; wait for that run or choose another name"
+            ) from None
+        except InputError:
+            self._file.close()
+            raise
         self._file.truncate(whole)
-        self._file.seek(whole)
         self._size = whole
         if self.seed is None:
             self.seed = secrets.randbelow(2**31)
@@ -102,7 +117,6 @@ class Journal:
                 raise OSError(28, "No space left on device", str(self.path))
         except BaseException:  # also Ctrl-C: never leave half a line behind
             self._file.truncate(self._size)
-            self._file.seek(self._size)
             raise
         self._size += len(line)
 

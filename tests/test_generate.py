@@ -237,6 +237,9 @@ def test_killed_runs_resume_without_loss_or_repeats(tmp_path: Path) -> None:
         deadline = time.time() + 60
         while (not journal.exists() or journal.read_bytes().count(b"\n") < wanted) and time.time() < deadline and process.poll() is None:
             time.sleep(0.01)
+        if wanted == 6:  # meanwhile the file belongs to that run
+            with pytest.raises(sciar.InputError, match=r"x\.sdf: expected a file that no other run writes"):
+                sciar.generate(smiles=TWO, n=20, seed=0, model=slow, retry=1, batch_size=2, out=out)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert journal.read_bytes().count(b"\n") >= 20
