@@ -276,7 +276,7 @@ def test_excess_knows_the_bonds_drawn_since_the_network_looked(tokenizer: Tokeni
         connect(g, row, column, order)
 
     monkeypatch.setattr(Growing, "connect", spy)
-    list(model.sample([Prompt()] * 30, [(1, i) for i in range(30)], connected=False, entropy=1e9))
+    list(model.sample([Prompt()] * 12, [(1, i) for i in range(12)], connected=False, entropy=1e9))
     assert sum(free for _, free in drawn) > 100 and all(within for within, free in drawn if free)
 
 
@@ -313,7 +313,7 @@ def test_rings_know_the_bonds_drawn_since_the_network_looked(tokenizer: Tokenize
         connect(g, row, column, order)
 
     monkeypatch.setattr(Growing, "connect", spy)
-    list(model.sample([Prompt()] * 20, [(1, i) for i in range(20)], connected=False, entropy=1e9))
+    list(model.sample([Prompt()] * 8, [(1, i) for i in range(8)], connected=False, entropy=1e9))
     sizes = [size for size, free in closed if free]
     assert len(sizes) > 100 and set(sizes) == {0, 5}
 
