@@ -63,7 +63,8 @@ class Growing:
     @property
     def piece(self) -> np.ndarray:
         """What each node is connected with, named by the first node of the piece."""
-        return (self.apart[: self.n, : self.n] < UNREACHED).argmax(1)
+        linked = self.apart[: self.n, : self.n] < UNREACHED
+        return linked.argmax(1) if self.n else np.zeros(0, dtype=np.int64)
 
     @property
     def several(self) -> bool:
