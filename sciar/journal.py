@@ -17,13 +17,9 @@ from types import TracebackType
 from typing import IO, Any
 
 from sciar.errors import InputError
+from sciar.processes import keep
 from sciar.record import pack, unpack
 from sciar.structure import Structure
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs may write to one file
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,8 +57,7 @@ class Journal:
         run = fingerprint(facts)
         self._file: IO[bytes] = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed by close)
         try:
-            if fcntl is not None:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            keep(self._file)
             whole = self._load(run)
         except BlockingIOError:
             self._file.close()

@@ -1,4 +1,4 @@
-"""New processes that do not run the caller's script again."""
+"""New processes that do not run the caller's script again, and files that one process keeps for itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import SpawnContext
 from multiprocessing.pool import Pool
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: processes are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+
+def keep(file: IO[Any]) -> None:
+    """Have an open file for this process alone until it is closed.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

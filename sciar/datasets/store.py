@@ -28,12 +28,8 @@ from typing import IO, Any
 import numpy as np
 
 from sciar.errors import DataError
+from sciar.processes import keep
 from sciar.structure import Structure
-
-try:
-    import fcntl
-except ImportError:  # Windows: two writers are not kept apart
-    fcntl = None  # type: ignore[assignment]
 
 SPLITS = ("train", "validation", "test", "test_scaffolds")
 NO_SPLIT = 255
@@ -223,8 +219,7 @@ class Writer:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock: IO[str] = open(self.path / "lock", "w")  # noqa: SIM115 - held until close
         try:
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            keep(self._lock)
         except BlockingIOError:
             self._lock.close()
             raise DataError(f"Writer: {self.path} is being built by another process; wait for it or stop it") from None

@@ -145,7 +145,7 @@ class PairList:
         return table.flatten(0, 1)  # all: hardly any is padding
 
     def table(self, listed: Tensor) -> Tensor:
-        return listed.view(*self.sees.shape[:2], -1)
+        return listed.unflatten(0, self.sees.shape[:2])
 
     def pick(self, square: Shaped[Tensor, "b r r *k"]) -> Shaped[Tensor, "P *k"]:
         """What a full table says of the pairs."""

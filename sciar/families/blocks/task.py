@@ -238,7 +238,6 @@ def _rows(
     if config.rings:
         bonds = torch.cat([torch.cat([clean.orders, known[..., :n].transpose(1, 2)], 2), known], 1) > 0
         ring = F.pad(rings_of(bonds, sees[:, n:] & (role == VIRTUAL)[..., None]), (0, 0, n, 0))
-        ring[:, :n, n:] = ring[:, n:, :n].transpose(1, 2)
     distance = (levels[:, None] - levels[:, :, None]).abs()
     walks = walk_features(clean, levels, config.walk) if config.walk else None
     return Rows(
