@@ -36,10 +36,14 @@ def token_fields(kind: type) -> dict[str, tuple[str, np.dtype, float]]:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded tensors (b, t, …) by field name, boolean masks (b, t) by axis: True = real."""
+    """Padded tensors (b, t, …) by field name, boolean masks (b, t) by axis: True = real.
+
+    `share`: its records in parts of those of an average batch of the epoch.
+    """
 
     tokens: Mapping[str, Tensor]
     masks: Mapping[str, Tensor]
+    share: float = 1.0
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tokens[name]
@@ -48,14 +52,23 @@ class Batch:
         return len(next(iter(self.masks.values())))
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch({k: v.to(device) for k, v in self.tokens.items()}, {k: v.to(device) for k, v in self.masks.items()})
+        return Batch({k: v.to(device) for k, v in self.tokens.items()}, {k: v.to(device) for k, v in self.masks.items()}, self.share)
 
     def repeated(self, times: int) -> Batch:
         """Every record `times` times, copies next to each other."""
         return Batch(
             {k: v.repeat_interleave(times, 0) for k, v in self.tokens.items()},
             {k: v.repeat_interleave(times, 0) for k, v in self.masks.items()},
+            self.share,
         )
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the records (b,) such that over an epoch each counts alike.
+
+        A batch holds records of similar length, few where they are long. With the plain mean of each batch a long record would count
+        more than a short one, and a law of compositions or sizes that is learnt from it lean towards what is large.
+        """
+        return values.mean() * self.share
 
 
 class TokenArrays:

@@ -6,6 +6,7 @@ not yet seen, on any number of ranks.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -51,5 +52,6 @@ class Batches(IterableDataset):
             batches = plan(self.arrays, self.budget, self.seed, epoch)
             usable = max(1, len(batches) // self.ranks)
             for i in range(min(skip, usable), usable):
-                yield self.arrays.batch(batches[(i * self.ranks + self.rank) % len(batches)])
+                rows = batches[(i * self.ranks + self.rank) % len(batches)]
+                yield dataclasses.replace(self.arrays.batch(rows), share=len(rows) * len(batches) / len(self.arrays))
             skip, epoch = max(0, skip - usable), epoch + 1

@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +84,12 @@ def test_the_stream_continues_where_it_stopped_and_ranks_share_it() -> None:
     assert first(30, start=30) == whole[30:]
     even, odd = first(6, rank=0, ranks=2), first(6, rank=1, ranks=2)
     assert [x for pair in zip(even, odd, strict=True) for x in pair] == whole[:12]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=200))
+def test_over_an_epoch_every_record_counts_alike_though_long_ones_stand_in_small_batches(lengths: list[int]) -> None:
+    arrays, stream = TokenArrays.from_tokens(Toy, toys(lengths)), []
+    n = len(plan(arrays, 120, 0, 0))
+    for batch, _ in zip(Batches(arrays, 120, 0), range(n), strict=False):
+        stream.append(batch.to("cpu").mean(batch.masks["items"].sum(1).double()))
+    assert torch.stack(stream).mean() == pytest.approx(np.mean(lengths))

@@ -118,6 +118,7 @@ def crystals(
     device: str | None = None,
     patterns: Sequence[np.ndarray] | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    **options: Any,
 ) -> Answers:
     """Crystals of given cells' formulas, nothing redrawn; a row that the model refuses has failed draws.
 
@@ -129,6 +130,7 @@ def crystals(
         device: where it runs.
         patterns: powder patterns of the rows; asked for one by one.
         progress: told how many rows or draws are done.
+        options: of the sampler.
     """
     generator = load(model, device)
     structures: list[list[Structure | None]] = [[None] * draws for _ in formulas]
@@ -144,7 +146,7 @@ def crystals(
             more = {"progress": lambda done, total: progress("drawing", done, total)}
         asked = [formulas[row] for row in rows]
         try:
-            samples = generator.generate("crystal", formula=asked, n_formula_units=1, n=draws, seed=seed, retry=0, **more)
+            samples = generator.generate("crystal", formula=asked, n_formula_units=1, n=draws, seed=seed, retry=0, **more, **options)
         except InputError:
             if len(rows) > 1:
                 raise

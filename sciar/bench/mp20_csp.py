@@ -39,6 +39,7 @@ def run_protocol(
     seconds: float = metrics.SECONDS,
     formulas: str | os.PathLike[str] | None = None,
     device: str | None = None,
+    temperature: float | None = None,
 ) -> Result:
     """Run the protocol.
 
@@ -54,7 +55,7 @@ def run_protocol(
         seconds: of CPU time for one pair of crystals.
         formulas: write the formulas of the rows, one per line, to this file; a file for samples= is made by
             `sciar generate crystal --n-formula-units 1 --formula-file FILE`.
-        device: where the model runs.
+        device: where the model runs. temperature: of the sampler, for a model; its own default if not given.
 
     Raises:
         InputError: neither or both of model and samples, an unknown split, or a file that does not fit the rows.
@@ -63,7 +64,8 @@ def run_protocol(
     texts = [cell_formula(s) for s in references]
     if formulas is not None:
         Path(formulas).write_text("".join(f"{text}\n" for text in texts))
-    drawn = answers("mp20-csp", model, samples, texts, draws, seed, progress, device)
+    asked: dict[str, Any] = {} if temperature is None or model is None else {"temperature": temperature}
+    drawn = answers("mp20-csp", model, samples, texts, draws, seed, progress, device, **asked)
     comparison = metrics.compare(drawn.structures, references, jobs, seconds, partial(progress, "matching"), comparisons())
     first = np.zeros((len(references), 1), dtype=int)
     raw = metrics.prediction(comparison, first)
@@ -84,7 +86,8 @@ def run_protocol(
         raw["seconds_per_1000"] = 1000 * drawn.seconds / total
     notes = [
         f"{len(references):,} test crystals ({split} split); StructureMatcher at ({metrics.LTOL}, {metrics.STOL}, {metrics.ANGLE_TOL:g}°); "
-        f"{comparison.n_timeouts} pairs given up after {seconds:g} s. _valid: only draws of valid structure and composition match."
+        f"{comparison.n_timeouts} pairs given up after {seconds:g} s. _valid: only draws of valid structure and composition match.",
+        *([f"Drawn at temperature {temperature:g}."] if asked else []),
     ]
     intervals = {"match_rate": bootstrap(hits, seed=seed)}
     return Result("mp20-csp", total, total, drawn.seconds, raw, ranked, intervals, published("mp20-csp"), rows, notes)
@@ -123,6 +126,7 @@ def answers(
     progress: Progress,
     device: str | None,
     patterns: Sequence[np.ndarray] | None = None,
+    **options: Any,
 ) -> front.Answers:
     """Draws for each formula, by a model or from a file.
 
@@ -133,7 +137,7 @@ def answers(
     if draws < 1:
         raise InputError(f"bench {name}: expected draws of at least 1, got {draws}; correct it")
     if model is not None:
-        return front.crystals(model, formulas, draws, seed, device, patterns, progress)
+        return front.crystals(model, formulas, draws, seed, device, patterns, progress, **options)
     if not isinstance(samples, (str, os.PathLike)):
         rows = [list(row) for row in samples]
         if [len(row) for row in rows] != [draws] * len(formulas):

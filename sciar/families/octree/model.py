@@ -362,7 +362,7 @@ class Model(AbstractModel):
         """Nats per crystal of composition and lattice bins; of those that are told properties, any part of them."""
         hidden = free[:, None] | (torch.rand(properties.shape, generator=generator, device=properties.device) < 0.5)
         composition, lattice = self._header_nats(batch, properties.masked_fill(hidden, float("nan")))
-        return {"composition": composition.mean(), "lattice": lattice.mean()}
+        return {"composition": batch.mean(composition), "lattice": batch.mean(lattice)}
 
     def _header_nats(self, batch: Batch, properties: Float[Tensor, "b p"] | None = None) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
         """-ln p of compositions and of lattice bins."""

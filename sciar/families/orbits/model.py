@@ -46,7 +46,8 @@ class ModelConfig:
         draws: noise levels per crystal and step of that head.
         sites_width, sites_layers: of the denoiser. neighbours: that it sees of each atom.
         sigma_low, sigma_high: range of its noise, Å. strain_low, strain_high: of the lattice numbers.
-        condition_drop: share of training crystals whose properties are hidden. profile_drop: whose powder profile is.
+        unconditional: share of training crystals none of whose properties is told. condition_drop: of the others, share whose property is
+            hidden, each for itself. profile_drop: share whose powder profile is.
         words_weight, lattice_weight, sites_weight: of the loss parts. The denoiser shares nothing with the rest: with sites_weight 0 it is
             left alone, with the other two 0 nothing else is trained.
     """
@@ -65,6 +66,7 @@ class ModelConfig:
     sigma_high: float = 2.0
     strain_low: float = 0.003
     strain_high: float = 0.4
+    unconditional: float = 0.5
     condition_drop: float = 0.3
     profile_drop: float = 0.3
     words_weight: float = 0.1
@@ -325,8 +327,9 @@ class Model(AbstractModel):
         device = batch["group"].device
         number = batch["group"][:, 0]
         properties = batch["properties"][:, 0]
-        if self.training and len(self.conditions):
-            hidden = torch.rand(properties.shape, generator=generator, device=device) < self.config.condition_drop
+        if len(self.conditions):
+            draw = lambda *shape: torch.rand(*shape, generator=generator, device=device)  # noqa: E731
+            hidden = (draw(len(batch), 1) < self.config.unconditional) | (draw(properties.shape) < self.config.condition_drop)
             properties = properties.masked_fill(hidden, torch.nan)
         profile, lattice = self._profiles(batch, generator)
         told, told_lattice = self.told(profile)
@@ -343,9 +346,9 @@ class Model(AbstractModel):
         last = (words.real * torch.arange(words.real.shape[1], device=device)).argmax(1)
         summary = states[torch.arange(len(batch), device=device), last] + told_lattice
         return {
-            "composition": nats.mean(),
-            "group": nats_group.mean(),
-            "positions": nats_positions.mean(),
+            "composition": batch.mean(nats),
+            "group": batch.mean(nats_group),
+            "positions": batch.mean(nats_positions),
             "lattice": self._lattice_loss(summary, number, lattice, batch, generator),
         }
 
@@ -418,7 +421,7 @@ class Model(AbstractModel):
     def _lattice_loss(self, summary: Tensor, number: Tensor, lattice: Tensor, batch: Batch, generator: torch.Generator | None) -> Tensor:
         target = self.scaled(lattice, number, batch["counts"].sum(1))
         used = (self.catalogue.basis[self.catalogue.system[number]] != 0).any(1)
-        return self.lattice_head.loss(summary, target, self.config.draws, generator, used).mean()
+        return batch.mean(self.lattice_head.loss(summary, target, self.config.draws, generator, used))
 
     def _sites_loss(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
         c, config = self.catalogue, self.config

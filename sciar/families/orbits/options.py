@@ -13,8 +13,9 @@ class Options:
     """How to draw.
 
     Args:
-        temperature: of all words: composition, space group, positions; 1 = the model's own law, which differs more from draw to draw and
-            is right less often.
+        temperature: of the words that say how a composition is arranged: number of formula units, space group, positions; 1 = the
+            model's own law, which differs more from draw to draw and is right less often.
+        composition_temperature: of the elements and their counts, where they are not given.
         guidance: of the wanted properties and powder profile; 1 = none.
         lattice_steps: solver steps of the lattice's head. lattice_temperature: of its noise.
         steps: evaluations of the joint denoiser. sigma: its first noise level, Å. strain: the error of the lattice it assumes at first.
@@ -25,6 +26,7 @@ class Options:
     """
 
     temperature: float = 0.7
+    composition_temperature: float = 0.7
     guidance: float = 1.0
     lattice_steps: int = 12
     lattice_temperature: float = 1.0
@@ -36,8 +38,10 @@ class Options:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0 and self.lattice_temperature >= 0):
-            raise InputError("sample: expected temperature > 0 and lattice_temperature ≥ 0; use 1 for the model's own law")
+        if not (min(self.temperature, self.composition_temperature) > 0 and self.lattice_temperature >= 0):
+            raise InputError(
+                "sample: expected temperature and composition_temperature > 0, lattice_temperature ≥ 0; use 1 for the model's own law"
+            )
         if self.steps < 1 or self.lattice_steps < 1 or not (self.sigma > 0 and self.strain > 0) or not 0 <= self.churn <= 1:
             raise InputError("sample: expected steps ≥ 1, sigma and strain > 0, churn from 0 to 1; correct them")
         if self.score not in ("bound", "words"):

@@ -288,7 +288,7 @@ class Writer:
 
     def _drawn(self, row: Sentence, logits: np.ndarray, allowed: np.ndarray) -> int:
         """Of a composition."""
-        left, temperature = np.where(allowed, logits, -np.inf), self.options.temperature
+        left, temperature = np.where(allowed, logits, -np.inf), self.options.composition_temperature
         choice, nats = _draw(left, row.rng, temperature)
         row.score += nats
         row.weight += _left(left, logits, temperature)

@@ -314,7 +314,7 @@ class Model(AbstractModel):
         parts: dict[str, Tensor] = {}
         total: list[Tensor] = []
         if c.composition_weight:
-            parts["composition"] = self.compositions.composition_nats(counts, wanted).mean()
+            parts["composition"] = batch.mean(self.compositions.composition_nats(counts, wanted))
             total.append(c.composition_weight * parts["composition"])
         if c.slots_weight:
             group = batch["group"][:, 0].masked_fill(draw(len(mask)) < c.unconditional, 0)
