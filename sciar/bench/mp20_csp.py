@@ -58,13 +58,15 @@ def run_protocol(
         device: where the model runs. temperature: of the sampler, for a model; its own default if not given.
 
     Raises:
-        InputError: neither or both of model and samples, an unknown split, or a file that does not fit the rows.
+        InputError: neither or both of model and samples, a temperature of samples, an unknown split, or a file that does not fit the rows.
     """
+    if temperature is not None and model is None:
+        raise InputError("bench mp20-csp: expected a model to draw at a temperature, got samples that are drawn; leave temperature out")
     references = chosen(n, seed, split)
     texts = [cell_formula(s) for s in references]
     if formulas is not None:
         Path(formulas).write_text("".join(f"{text}\n" for text in texts))
-    asked: dict[str, Any] = {} if temperature is None or model is None else {"temperature": temperature}
+    asked: dict[str, Any] = {} if temperature is None else {"temperature": temperature}
     drawn = answers("mp20-csp", model, samples, texts, draws, seed, progress, device, **asked)
     comparison = metrics.compare(drawn.structures, references, jobs, seconds, partial(progress, "matching"), comparisons())
     first = np.zeros((len(references), 1), dtype=int)

@@ -66,6 +66,8 @@ def test_files_by_tag_and_by_order(mp20: list[Structure], tmp_path: Path) -> Non
         bench.run("mp20-csp", samples=tmp_path / "plain.cif", draws=2)
     with pytest.raises(InputError, match="expected rows below 4 and draws below 1, got row 1 draw 1"):
         bench.run("mp20-csp", samples=tmp_path / "tagged.extxyz")
+    with pytest.raises(InputError, match="leave temperature out"):
+        bench.run("mp20-csp", samples=tmp_path / "plain.cif", temperature=0.5)
 
 
 def test_a_model_through_the_front_door(tmp_path: Path) -> None:
@@ -74,6 +76,8 @@ def test_a_model_through_the_front_door(tmp_path: Path) -> None:
     assert (tmp_path / "rows.txt").read_text().split() == ["Cl1Na1", "O3Sr1Ti1", "Cl1Na1", "Cl1K1"]
     assert result.n_drawn == 12 and result.raw["composition_exact"] == 0.75, "the refused row counts"
     assert result.ranked is not None and result.raw["seconds_per_1000"] > 0
+    with pytest.raises(InputError, match="got 'temperature'"):  # it reaches the sampler, and this one has none
+        bench.run("mp20-csp", model=model, temperature=0.5)
     out = tmp_path / "drawn.extxyz"
     sciar.generate(formula=(tmp_path / "rows.txt").read_text().split(), n_formula_units=1, n=3, seed=1, model=model, out=out)
     again = bench.run("mp20-csp", samples=out, draws=3)

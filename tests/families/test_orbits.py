@@ -276,6 +276,16 @@ def test_padding_changes_nothing(small: orbits.Model) -> None:
         assert float(together[name]) == pytest.approx(np.mean([float(a[name]) for a in alone]), rel=1e-4), name
 
 
+def test_so_many_crystals_are_told_no_property(small: orbits.Model) -> None:
+    others = [[small.tokenizer.encode(s.with_info(gap_eV=gap)) for s in everyone()] for gap in (0.5, 4.0)]
+    for share in (0.0, 1.0):
+        model = orbits.Model(dataclasses.replace(SMALL, unconditional=share, condition_drop=0.0), small.tokenizer).eval()
+        model.load_state_dict(small.state_dict())
+        with torch.no_grad():
+            low, high = (float(model.loss(collate(Tokens, o), torch.Generator().manual_seed(0))["composition"]) for o in others)
+        assert (low == high) == bool(share)
+
+
 def test_words_are_causal(small: orbits.Model) -> None:
     """The group's and positions' nats do not see what follows; the composition's see nothing of the rest."""
     first = small.tokenizer.encode(RUTILE)
@@ -349,6 +359,18 @@ def test_compositions_are_exact(small: orbits.Model) -> None:
             assert draw.tokens.group[0] == 225
 
 
+def test_composition_temperature_is_of_compositions_alone(small: orbits.Model) -> None:
+    def drawn(prompt: Prompt, temperature: float) -> list[tuple[list[int], ...]]:
+        options = {"composition_temperature": temperature, "score": "words", "precision": "32", "steps": 1}
+        draws = [d.tokens for d in small.sample([prompt] * 8, [(5, k) for k in range(8)], **options)]
+        return [(t.elements.tolist(), t.counts.tolist(), t.group.tolist(), t.letters.tolist()) for t in draws]
+
+    rutile = Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2)
+    assert drawn(rutile, 0.01) == drawn(rutile, 1.0)
+    cold, warm = ([row[:2] for row in drawn(Prompt(crystal=True), temperature)] for temperature in (0.001, 1.0))
+    assert all(row == cold[0] for row in cold) and len({str(row) for row in warm}) > 4
+
+
 def test_compositions_within_limits_follow_the_law(monkeypatch: pytest.MonkeyPatch, small: orbits.Model) -> None:
     """Given elements and a size: that of the words among those it allows, which masks alone miss by far."""
     model = copy.deepcopy(small)
@@ -401,6 +423,7 @@ def test_unknown_options_are_refused(small: orbits.Model) -> None:
     for options, word in (
         ({"tempo": 1}, "unknown option"),
         ({"temperature": 0}, "temperature"),
+        ({"composition_temperature": 0}, "composition_temperature"),
         ({"steps": 0}, "steps"),
         ({"precision": "8"}, "precision"),
         ({"score": "x"}, "score"),
