@@ -93,6 +93,9 @@ class Model(nn.Module, ABC):
     def loss(self, batch: Any, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """{"loss": scalar, part: scalar …}, all finite."""
 
+    def remember(self, arrays: TokenArrays) -> None:
+        """Keep what sampling looks up in the training records; called once, before the first step. Nothing by default."""
+
     @abstractmethod
     def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
         """Draw one answer per prompt, yielded as they finish, in any order.

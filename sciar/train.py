@@ -149,6 +149,8 @@ def fit(config: Config, folder: str | Path | None = None, progress: Callable[[in
         raise InputError(f"train.compile: expected a family with layers to compile, got {config.family}, which has none; leave it out")
     state = folder / "state.ckpt"
     done = int(torch.load(state, map_location="cpu", weights_only=True)["global_step"]) if state.exists() else 0
+    if not done:
+        model.remember(training)
     train = config.train
     ranks = train.devices
     rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -288,9 +290,12 @@ def initialise_from(model: Model, name: str, parts: Sequence[str] = ()) -> None:
     header, source = open_weights(find(name))
     own = model.state_dict()
     wanted = _parts(model, "train.init_parts", parts)
-    common = {key: source[key] for key, value in own.items() if _part(key) in wanted and key in source and source[key].ndim == value.ndim}
+    both = {key: source[key] for key, value in own.items() if _part(key) in wanted and key in source and source[key].ndim == value.ndim}
+    learnt = dict(model.named_parameters())
+    common = {key: given for key, given in both.items() if key in learnt}
     grown = all(sum(a != b for a, b in zip(given.shape, own[key].shape, strict=True)) <= 1 for key, given in common.items())
     grown = grown and all(a <= b for key, given in common.items() for a, b in zip(given.shape, own[key].shape, strict=True))
+    own |= {key: given for key, given in both.items() if key not in learnt and given.shape[1:] == own[key].shape[1:]}
     for key, given in common.items():
         if given.shape == own[key].shape:
             own[key] = given

@@ -17,14 +17,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from sciar.batch import Batch
+from sciar.batch import Batch, TokenArrays
 from sciar.diffusion.gaussian import EDM
 from sciar.errors import InputError
+from sciar.families.orbits.memory import Memory
 from sciar.families.orbits.tokens import Tokenizer
 from sciar.families.orbits.words import BEGIN, END, GROUP, ORBIT, PAIR, Words
 from sciar.families.orbits.wyckoff import LENGTHS, LETTERS, group, lattice_form
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
+from sciar.nn.elements import facts
 from sciar.nn.embedding import Fourier
 from sciar.nn.head import DiffusionHead
 from sciar.nn.profile import Profile, disturbed, profiles
@@ -44,6 +46,8 @@ class ModelConfig:
         width, layers, heads: of the transformer over words. dropout: of its residual branches.
         head_width, head_depth: of the lattice's diffusion head.
         draws: noise levels per crystal and step of that head.
+        facts: elements are known by their place in the periodic table, size and valences too, not by a vector of each alone.
+        memory: compositions and words of the training crystals are kept and take part in drawing (see `memory.py`).
         sites_width, sites_layers: of the denoiser. neighbours: that it sees of each atom.
         sigma_low, sigma_high: range of its noise, Å. strain_low, strain_high: of the lattice numbers.
         unconditional: share of training crystals none of whose properties is told. condition_drop: of the others, share whose property is
@@ -59,6 +63,8 @@ class ModelConfig:
     head_width: int = 192
     head_depth: int = 3
     draws: int = 4
+    facts: bool = False
+    memory: bool = False
     sites_width: int = 128
     sites_layers: int = 4
     neighbours: int = 24
@@ -182,6 +188,7 @@ class Model(AbstractModel):
     lattice_std: Tensor
     mean: Tensor
     std: Tensor
+    facts: Tensor
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer, statistics: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -196,6 +203,11 @@ class Model(AbstractModel):
         self.to_element, self.to_group = nn.Linear(w, ELEMENTS), nn.Linear(w, 231)
         self.to_count = nn.Sequential(nn.Linear(w, w), nn.SiLU(), nn.Linear(w, most + 1))
         self.count_of = nn.Embedding(ELEMENTS, w)
+        if config.facts:
+            self.register_buffer("facts", facts(), persistent=False)
+            known = self.facts.shape[1]
+            self.known = nn.ModuleList(nn.Linear(known, w, bias=False) for _ in range(3))  # element, next_element, count_of
+            self.to_known = nn.Linear(w, known, bias=False)
         self.to_position = nn.Sequential(nn.Linear(w, w), nn.SiLU(), nn.Linear(w, w))
         wanted = len(tokenizer.config.properties)
         self.fourier = Fourier(16, 0.1, 2.0)
@@ -205,17 +217,27 @@ class Model(AbstractModel):
         process = EDM(sigma_data=1.0, log_mean=-1.5, log_std=1.4, sigma_min=0.005, sigma_max=10.0)
         self.lattice_head = DiffusionHead(w, config.head_width, config.head_depth, process, size=6)
         self.sites = Sites(ELEMENTS, self.catalogue.sizes[2:], config.sites_width, config.sites_layers, config.neighbours)
+        if config.memory:
+            self.memory = Memory(tokenizer.config.max_elements, most)
         initialise(self, config.layers)
         self.lattice_head.reset()
         if tokenizer.config.profile:
             self.profile.reset()
         nn.init.normal_(self.sites.push.weight, std=1e-3)
         nn.init.normal_(self.catalogue.own.weight, std=0.1)
+        if config.facts:  # what all elements of a kind share first, then what sets one apart
+            for part in (self.element, self.next_element, self.count_of):
+                nn.init.normal_(part.weight, std=0.1)
+            nn.init.zeros_(self.to_known.weight)
         keep = lambda name, value: self.register_buffer(name, torch.tensor(value, dtype=torch.float32), persistent=False)  # noqa: E731
         keep("lattice_mean", self.statistics.get("lattice_mean", np.zeros((6, 6)).tolist()))
         keep("lattice_std", self.statistics.get("lattice_std", np.ones((6, 6)).tolist()))
         keep("mean", self.statistics.get("mean", [0.0] * wanted))
         keep("std", self.statistics.get("std", [1.0] * wanted))
+
+    def remember(self, arrays: TokenArrays) -> None:
+        if self.config.memory:
+            self.memory.add(arrays)
 
     # --- words ---
 
@@ -268,7 +290,8 @@ class Model(AbstractModel):
     ) -> Float[Tensor, "b t d"]:
         """Input of the transformer; `begin` is added to the first token, `told` to those after the composition."""
         x = self.kind(words.kind) + self.count(words.count) + self.group(words.group) + table[words.position]
-        x = x + self.element(words.element) + self.next_element(words.next_element) + self.next_left(words.next_left)
+        x = x + self._of(0, self.element, words.element) + self._of(1, self.next_element, words.next_element)
+        x = x + self.next_left(words.next_left)
         return x + (words.kind == BEGIN)[..., None] * begin[:, None] + (words.kind >= END)[..., None] * told[:, None]
 
     def states(
@@ -300,9 +323,19 @@ class Model(AbstractModel):
         packed = self.states(x.gather(1, order), bias[:, None], generator=generator)
         return torch.zeros_like(x, dtype=packed.dtype).scatter(1, order, packed)
 
+    def _of(self, k: int, own: nn.Embedding, element: Int[Tensor, "*s"]) -> Float[Tensor, "*s d"]:
+        """An element's vector, in its k-th use."""
+        vector: Tensor = own(element)
+        return vector + F.embedding(element, self.known[k](self.facts)) if self.config.facts else vector
+
+    def element_logits(self, state: Float[Tensor, "*s d"]) -> Float[Tensor, "*s e"]:
+        """Which element comes next; 0 ends the composition."""
+        logits: Tensor = self.to_element(state)
+        return logits + self.to_known(state) @ self.facts.mT if self.config.facts else logits
+
     def count_logits(self, state: Float[Tensor, "*s d"], element: Int[Tensor, "*s"]) -> Float[Tensor, "*s c"]:
         """How many atoms, given the element."""
-        return self.to_count(state + self.count_of(element))
+        return self.to_count(state + self._of(2, self.count_of, element))
 
     def position_logits(self, state: Float[Tensor, "b s d"], candidates: Float[Tensor, "b l d"]) -> Float[Tensor, "b s l"]:
         """Which of a group's positions."""
@@ -377,7 +410,7 @@ class Model(AbstractModel):
         """-ln p of compositions; each pair, or the end, is told by the token before it, and padding stands between the two."""
         element = torch.where(real, elements, 0)
         asked = torch.cat([torch.ones_like(real[:, :1]), real], 1)
-        nats = _nats(self.to_element(states), torch.cat([element, torch.zeros_like(element[:, :1])], 1), asked)
+        nats = _nats(self.element_logits(states), torch.cat([element, torch.zeros_like(element[:, :1])], 1), asked)
         return nats + _nats(self.count_logits(states[:, :-1], element), counts, real)
 
     def composition_nats(self, elements: Int[Tensor, "b m"], counts: Int[Tensor, "b m"], real: Bool[Tensor, "b m"]) -> Float[Tensor, "b"]:

@@ -64,6 +64,7 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
     position = torch.full((len(rows), most), c.count, device=device)
     element = torch.zeros_like(position)
     start, noise = torch.zeros(len(rows), most, 3), torch.zeros(len(rows), 6)
+    shift = torch.zeros_like(start)
     fresh = torch.zeros(max(0, options.steps - 2), len(rows), most, 3) if options.churn else None
     for k, row in enumerate(rows):
         n = len(row.orbits)
@@ -72,6 +73,9 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
         rng = np.random.default_rng([*row.key, 1])
         noise[k] = torch.from_numpy(rng.standard_normal(6, dtype=np.float32))
         start[k, :n] = torch.from_numpy(rng.random((n, 3), dtype=np.float32))
+        if row.like is not None:
+            start[k, :n] = torch.from_numpy(row.like.free.astype(np.float32))
+            shift[k, :n] = torch.from_numpy(np.random.default_rng([*row.key, 4]).standard_normal((n, 3), dtype=np.float32))
         if fresh is not None:
             fresh[:, k, :n] = torch.from_numpy(rng.standard_normal((len(fresh), n, 3), dtype=np.float32))
     used = (c.basis[c.system[number]] != 0).any(1)
@@ -79,7 +83,9 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
     lattice = model.scaled(scaled.float(), number, atoms, back=True)
     frame, u = c.frame(number, position), start.to(device)
     facts = c.facts[position][..., 2:]
-    first = (options.sigma, options.strain)
+    u = u + frame.projected(frame.cell(lattice), options.near * shift.to(device))
+    sigma = torch.tensor([options.near if row.like else options.sigma for row in rows], device=device)
+    first = (sigma, options.strain)
     u, lattice = denoised(model.sites, frame, u, lattice, element, facts, first, options.steps, fresh, options.churn)
     u = (u % 1.0) * (torch.arange(3, device=device) < c.free[position][..., None])
     nats = torch.zeros(len(rows), device=device)

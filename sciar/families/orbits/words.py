@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sciar.families.orbits.constraints import Composition, Wish, fits
+from sciar.families.orbits.memory import Recalled
 from sciar.families.orbits.options import Options
 from sciar.families.orbits.wyckoff import group
 from sciar.nn.cache import StaticCache
@@ -64,6 +65,9 @@ class Sentence:
     score: float = 0.0
     weight: float = 0.0  # ln of what masks left of the law of the composition, at the temperature of the draw
     summary: Tensor | None = None
+    recalled: list[tuple[float, Recalled]] = field(default_factory=list)  # remembered crystals of these words so far, and ln p with them
+    own: float = 0.0  # ln p with the network's law, of the words so far
+    like: Recalled | None = None  # one of these words, whose coordinates are where the drawing of the coordinates begins
 
     @property
     def next_owner(self) -> int:
@@ -78,14 +82,50 @@ class Writer:
         self.model, self.options = model, options
         self.device = next(model.parameters()).device
         self.table = model.catalogue.vectors()
+        self.remembered: dict[Composition, list[Recalled]] = {}
 
     def write(self, rows: Sequence[Sentence]) -> None:
-        """Fill in the words, the score in nats of those that were drawn, and the state behind the last."""
+        """Fill in the words, the score in nats of those that were drawn, the state behind the last, and a crystal like it."""
         self._choose_compositions(rows)
         self._resample([row for row in rows if row.wish.narrow])
+        self._recall(rows)
         lattice = self._write(rows)
         for row, more in zip(rows, lattice, strict=True):
             row.summary = row.summary + more
+            row.like = self._like(row) if self.options.near else None
+
+    def _recall(self, rows: Sequence[Sentence]) -> None:
+        """Remembered crystals for the rows that ask for a formula and for nothing that they know nothing of."""
+        share = self.options.memory
+        for row in rows if share else ():
+            if row.given is None or not row.wish.compositions or np.isfinite(row.wish.properties).any() or row.wish.profile:
+                continue
+            if every := self._near(row.given):
+                row.own = float(np.log1p(-share))
+                row.recalled = [(float(np.log(share)) + one.share, one) for one in every]
+
+    def _mixed(self, row: Sentence, logits: np.ndarray, word: Callable[[Recalled], int]) -> np.ndarray:
+        """ln p of the next word with all words before it, of those that the logits do not bar."""
+        values = row.own + logits - np.logaddexp.reduce(logits)
+        for weight, one in row.recalled:
+            if np.isfinite(logits[word(one)]):
+                values[word(one)] = np.logaddexp(values[word(one)], weight)
+        return values
+
+    def _chosen(self, row: Sentence, logits: np.ndarray, choice: int, word: Callable[[Recalled], int]) -> None:
+        row.own += float(logits[choice] - np.logaddexp.reduce(logits))
+        row.recalled = [(weight, one) for weight, one in row.recalled if word(one) == choice]
+
+    def _like(self, row: Sentence) -> Recalled | None:
+        """One of the remembered crystals of the drawn words, by their shares; None where there is none."""
+        every = self._near(tuple(row.pairs))
+        same = [one for one in every if one.number == row.number and one.orbits == tuple(row.orbits)]
+        return same[_draw(np.array([one.share for one in same]), row.rng, 1.0)[0]] if same else None
+
+    def _near(self, composition: Composition) -> list[Recalled]:
+        if composition not in self.remembered:
+            self.remembered[composition] = self.model.memory.near(composition) if self.model.config.memory else []
+        return self.remembered[composition]
 
     def _resample(self, rows: Sequence[Sentence]) -> None:
         """A composition within limits for each row: one of several, drawn by what the masks left of the law of each.
@@ -182,7 +222,7 @@ class Writer:
         pairing = [k for k in writing if kinds[k] in (BEGIN, PAIR)]
         both = lambda picked: [*picked, *(n + k for k in picked)] if len(hidden) > n else picked  # noqa: E731
         if pairing:
-            logits = self._guided(model.to_element(hidden[both(pairing)]), len(pairing))
+            logits = self._guided(model.element_logits(hidden[both(pairing)]), len(pairing))
             chosen = [self._element(rows[k], row) for k, row in zip(pairing, logits, strict=True)]
             going = [(k, z) for k, z in zip(pairing, chosen, strict=True) if z]
             if going:
@@ -261,13 +301,15 @@ class Writer:
         allowed = np.zeros(len(logits), dtype=bool)
         allowed[sorted(row.wish.groups)] = True
         wanted = np.where(allowed, logits, -np.inf)
+        row.weight += _left(wanted, logits, self.options.temperature)
+        mixed = self._mixed(row, wanted, word := lambda one: one.number)
         while True:
-            row.number, _ = _draw(np.where(allowed, logits, -np.inf), row.rng, self.options.temperature)
+            row.number, _ = _draw(np.where(allowed, mixed, -np.inf), row.rng, self.options.temperature)
             if fits(row.number, tuple(row.lacking)):
                 break
             allowed[row.number] = False
-        row.score += float(wanted[row.number] - np.logaddexp.reduce(wanted))
-        row.weight += _left(wanted, logits, self.options.temperature)
+        row.score += float(mixed[row.number] - np.logaddexp.reduce(mixed))
+        self._chosen(row, wanted, row.number, word)
 
     def _orbit(self, row: Sentence, logits: np.ndarray) -> tuple[int, int]:
         owner = row.next_owner
@@ -279,8 +321,11 @@ class Writer:
             size, bit = positions[letter].multiplicity, 0 if positions[letter].free else 1 << letter
             if size <= row.lacking[owner] and not row.taken & bit:
                 allowed[letter] = fits(row.number, (row.lacking[owner] - size, *rest), letter, row.taken | bit)
-        letter, nats = _draw(np.where(allowed, logits, -np.inf), row.rng, self.options.temperature)
+        wanted, place = np.where(allowed, logits, -np.inf), len(row.orbits)
+        mixed = self._mixed(row, wanted, word := lambda one: one.orbits[place][1])
+        letter, nats = _draw(mixed, row.rng, self.options.temperature)
         row.score += nats
+        self._chosen(row, wanted, letter, word)
         row.orbits.append((owner, letter))
         row.lacking[owner] -= positions[letter].multiplicity
         row.taken |= 0 if positions[letter].free else 1 << letter

@@ -1,0 +1,212 @@
+"""What training crystals of a like composition look like: a nearest-neighbour law of the words beside the network's own.
+
+p(words | composition) = λ Σ_j w_j [the words are those of crystal j, its elements replaced] + (1 - λ) p_network(words | composition),
+w = softmax_j(-d_j) over the nearest crystals with the same numbers of atoms. d is the least Σ |v(a) - v(b)| over the ways to replace
+elements a by elements b of equal count, v a vector for each element, learnt so that every training crystal is likely given all others.
+
+Sources: Khandelwal et al., nearest-neighbour language models, ICLR 2020 (the mixture); Hautier et al., Inorg. Chem. 50 (2011) 656
+(which elements replace each other is learnt from known crystals).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sciar.batch import TokenArrays
+from sciar.nn.elements import facts
+
+NEAREST = 64  # crystals that take part
+MANY = 720  # ways to replace the elements; a composition that has more is not looked up
+PASSES, BATCH, RATE, FLOOR = 3, 256, 5e-3, 0.002  # of learning the vectors; FLOOR: what the law gives to words that it does not know
+PADDING = 255
+_COLUMNS = {"elements": "elements", "counts": "elements", "group": "record", "owner": "orbits", "letters": "orbits", "free": "orbits"}
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The words of a remembered crystal for a composition.
+
+    Args:
+        share: ln w. number: space group. orbits: (index of the element in the composition, letter), in the order that they are drawn in.
+        free: free coordinates of its orbits, to 1/256.
+    """
+
+    share: float
+    number: int
+    orbits: tuple[tuple[int, int], ...]
+    free: Float[np.ndarray, "o 3"]
+
+
+class Memory(nn.Module):
+    """Compositions and words of training crystals, and the vectors that say which elements are alike; stored with the weights."""
+
+    vectors: Float[Tensor, "z f"]
+    elements: Int[Tensor, "n m"]
+    counts: Int[Tensor, "n m"]
+    group: Int[Tensor, "n 1"]
+    owner: Int[Tensor, "n o"]
+    letters: Int[Tensor, "n o"]
+    free: Int[Tensor, "n o 3"]
+
+    def __init__(self, max_elements: int, max_atoms: int) -> None:
+        super().__init__()
+        self.register_buffer("vectors", facts())
+        widths = {"elements": max_elements, "record": 1, "orbits": max_atoms}
+        for name, axis in _COLUMNS.items():
+            self.register_buffer(name, torch.zeros(0, widths[axis], *((3,) if name == "free" else ()), dtype=torch.uint8))
+        self._known: dict[tuple[int, ...], _Alike] | None = None
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in _COLUMNS:  # as many crystals as the file has
+            if prefix + name in state_dict:
+                setattr(self, name, torch.empty_like(state_dict[prefix + name], device=getattr(self, name).device))
+        self._known = None
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def add(self, arrays: TokenArrays) -> None:
+        """Remember these crystals as well; from the first ones the vectors are learnt (a minute for 26,000)."""
+        first = not len(self)
+        for name, axis in _COLUMNS.items():
+            old, offsets = getattr(self, name), np.asarray(arrays.offsets[axis])
+            row = np.repeat(np.arange(len(arrays)), np.diff(offsets))
+            values = np.asarray(arrays.arrays[name]).reshape(len(row), *old.shape[2:])
+            new = np.full((len(arrays), *old.shape[1:]), PADDING, dtype=np.uint8)
+            new[row, np.arange(len(row)) - offsets[row]] = np.round(values * 256) % 256 if name == "free" else values
+            setattr(self, name, torch.cat([old, torch.from_numpy(new).to(old.device)]))
+        self._known = None
+        if first:
+            self._learn()
+
+    def near(self, composition: Sequence[tuple[int, int]]) -> list[Recalled]:
+        """The nearest crystals to (atomic number, atoms) pairs, rising; () if none has these numbers of atoms. Shares add up to 1."""
+        distances = torch.cdist(self.vectors, self.vectors).double().cpu().numpy()
+        elements, counts = np.array(composition).T
+        alike, rows, slots, distance = self._nearest(elements, counts, distances)
+        shares = -distance - np.logaddexp.reduce(-distance) if len(rows) else distance
+        if alike is None:
+            return []
+        return [
+            Recalled(w, *alike.words(row, slot), alike.free[row][alike.order(row, slot)])
+            for w, row, slot in zip(shares.tolist(), rows.tolist(), slots, strict=True)
+        ]
+
+    def _nearest(
+        self, elements: np.ndarray, counts: np.ndarray, distances: np.ndarray, without: tuple[Any, ...] | None = None
+    ) -> tuple[_Alike | None, np.ndarray, np.ndarray, np.ndarray]:
+        """Crystals of these numbers of atoms, the nearest of them, which element takes the place of which (r m), and their distances.
+
+        Args:
+            distances: of any two elements. without: one crystal of these words, the nearest, is left out.
+        """
+        order = np.argsort(counts, kind="stable")
+        alike = self._by_counts().get(tuple(counts[order].tolist()))
+        if alike is None or not len(ways := _ways(tuple(counts[order].tolist()))):
+            return None, np.zeros(0, int), np.zeros((0, len(counts)), int), np.zeros(0)
+        every = distances[elements[order][ways][:, None], alike.elements].sum(-1)  # ways rows
+        best, least = every.argmin(0), every.min(0)
+        rows = np.argsort(least, kind="stable")[: NEAREST + (without is not None)]
+        if without is not None:
+            own = next((k for k, row in enumerate(rows.tolist()) if alike.words(row, order[ways[best[row]]]) == without), len(rows) - 1)
+            rows = np.delete(rows, own)
+        return alike, rows, order[ways[best[rows]]], least[rows]
+
+    def _by_counts(self) -> dict[tuple[int, ...], _Alike]:
+        if self._known is None:
+            columns = {name: getattr(self, name).cpu().numpy().astype(int) for name in _COLUMNS}
+            order = np.argsort(columns["counts"], axis=1, kind="stable")  # padding last
+            patterns, which = np.unique(np.take_along_axis(columns["counts"], order, 1), axis=0, return_inverse=True)
+            self._known = {}
+            for k, pattern in enumerate(patterns):
+                rows, size = np.flatnonzero(which.reshape(-1) == k), int((pattern != PADDING).sum())
+                places = order[rows][:, :size]
+                self._known[tuple(pattern[:size].tolist())] = _Alike(
+                    np.take_along_axis(columns["elements"][rows], places, 1),
+                    places.argsort(1),
+                    columns["group"][rows, 0],
+                    columns["owner"][rows],
+                    columns["letters"][rows],
+                    columns["free"][rows] / 256,
+                )
+        return self._known
+
+    def _learn(self) -> None:
+        """The vectors, by Adam on the likelihood of each crystal's words given all others, nearest by the facts of their elements."""
+        distances = torch.cdist(self.vectors, self.vectors).double().cpu().numpy()
+        shape = len(self), NEAREST, self.counts.shape[1]
+        own, other = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+        real, same = np.zeros(shape[:2], bool), np.zeros(shape[:2], bool)
+        columns = {name: getattr(self, name).cpu().numpy().astype(int) for name in _COLUMNS}
+        for k in range(len(self)):
+            m, there = int((columns["counts"][k] != PADDING).sum()), columns["owner"][k] != PADDING
+            elements, counts = columns["elements"][k, :m], columns["counts"][k, :m]
+            orbits = zip(columns["owner"][k, there].tolist(), columns["letters"][k, there].tolist(), strict=True)
+            truth = int(columns["group"][k, 0]), tuple(orbits)
+            alike, rows, slots, _ = self._nearest(elements, counts, distances, truth)
+            for r, (row, slot) in enumerate(zip(rows.tolist(), slots, strict=True)):
+                assert alike is not None
+                own[k, r, :m], other[k, r, :m], real[k, r] = elements[slot], alike.elements[row], True
+                same[k, r] = alike.group[row] == truth[0] and alike.words(row, slot) == truth
+        a, b = torch.from_numpy(own), torch.from_numpy(other)
+        known, right = torch.from_numpy(real), torch.from_numpy(same)
+        useful = torch.from_numpy(np.flatnonzero(same.any(1) & ~same.all(1)))
+        vectors = self.vectors.detach().cpu().clone().requires_grad_()
+        optimizer, generator = torch.optim.Adam([vectors], lr=RATE), torch.Generator().manual_seed(0)
+        with torch.enable_grad():
+            for _ in range(PASSES):
+                for rows in useful[torch.randperm(len(useful), generator=generator)].split(BATCH):
+                    apart = ((vectors[a[rows].long()] - vectors[b[rows].long()]).square().sum(-1) + 1e-6).sqrt().sum(-1)
+                    shares = apart.neg().masked_fill(~known[rows], -1e9).softmax(-1)
+                    loss = -torch.log((shares * right[rows]).sum(-1) + FLOOR).mean()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+        self.vectors.copy_(vectors.detach())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Alike:
+    """Crystals of the same numbers of atoms.
+
+    Args:
+        elements: sorted by their counts. slot: place in that order of each element as it stands in the composition.
+        group, owner, letters, free: their words and free coordinates.
+    """
+
+    elements: Int[np.ndarray, "n m"]
+    slot: Int[np.ndarray, "n m"]
+    group: Int[np.ndarray, "n"]
+    owner: Int[np.ndarray, "n o"]
+    letters: Int[np.ndarray, "n o"]
+    free: Float[np.ndarray, "n o 3"]
+
+    def words(self, row: int, new: Int[np.ndarray, "m"]) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """Group and orbits of a crystal; `new[s]` is the element, by its place in a composition, that takes the s-th place here."""
+        there = self.owner[row] != PADDING
+        owner = new[self.slot[row][self.owner[row][there]]]
+        return int(self.group[row]), tuple(sorted(zip(owner.tolist(), self.letters[row][there].tolist(), strict=True)))
+
+    def order(self, row: int, new: Int[np.ndarray, "m"]) -> Int[np.ndarray, "o"]:
+        """Which of its orbits each of these words is."""
+        there = self.owner[row] != PADDING
+        return np.lexsort((self.letters[row][there], new[self.slot[row][self.owner[row][there]]]))
+
+
+@lru_cache(maxsize=4096)
+def _ways(counts: tuple[int, ...]) -> Int[np.ndarray, "w m"]:
+    """Permutations within equal counts, which rise; none if there are more than `MANY`."""
+    blocks = [[k for k, n in enumerate(counts) if n == size] for size in sorted(set(counts))]
+    every = itertools.product(*(itertools.permutations(block) for block in blocks))
+    ways = [sum(way, ()) for way in itertools.islice(every, MANY + 1)]
+    return np.array(ways if len(ways) <= MANY else [], dtype=int).reshape(-1, len(counts))
