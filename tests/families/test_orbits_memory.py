@@ -23,7 +23,7 @@ from sciar.families.orbits.wyckoff import group
 from sciar.nn.elements import facts
 from sciar.prompt import Prompt
 from sciar.structure import NUMBERS, Structure
-from tests.families.test_orbits import PEROVSKITE, ROCKSALT, RUTILE, SMALL, U
+from tests.families.test_orbits import FCC, PEROVSKITE, ROCKSALT, RUTILE, SMALL, U, crystal
 
 TOKENIZER = Tokenizer(TokenizerConfig(properties=("gap_eV",)))
 
@@ -159,7 +159,9 @@ def test_memory_is_kept_in_files_and_by_runs_that_go_on(tmp_path: Path, model: o
     assert [one.orbits for one in restored.memory.near(asked)] == [one.orbits for one in model.memory.near(asked)]
     other = orbits.Model(dataclasses.replace(model.config, width=48), TOKENIZER)
     train.initialise_from(other, str(path))
-    other.remember(tokens_of([ROCKSALT]))
+    other.remember(tokens_of([ROCKSALT]))  # known already
+    assert len(other.memory) == 3
+    other.remember(tokens_of([crystal(4.2 * FCC, {12: [[0, 0, 0]], 8: [[0.5, 0.5, 0.5]]})]))
     assert len(other.memory) == 4 and len(other.memory.near(composition(K=1, Br=1))) == 2
 
 
