@@ -348,7 +348,7 @@ def test_compositions_are_exact(small: orbits.Model) -> None:
         *[Prompt(crystal=True, n_atoms=(5, 7), elements=("Mg", "O"))] * 10,
         *[Prompt(crystal=True, space_group=225)] * 10,
     ]
-    for draw in small.sample(prompts, [(0, i) for i in range(40)]):
+    for draw in small.sample(prompts, [(0, i) for i in range(40)], score="words", steps=3, lattice_steps=3):
         structure, prompt = small.tokenizer.decode(draw.tokens), prompts[draw.index]
         found = to_pymatgen(structure).composition.get_el_amt_dict()
         if prompt.composition:
