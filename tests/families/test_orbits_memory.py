@@ -23,6 +23,7 @@ from sciar.families.orbits.wyckoff import group
 from sciar.nn.elements import facts
 from sciar.prompt import Prompt
 from sciar.structure import NUMBERS, Structure
+from sciar.testing import check_sampler
 from tests.families.test_orbits import FCC, PEROVSKITE, ROCKSALT, RUTILE, SMALL, U, crystal
 
 TOKENIZER = Tokenizer(TokenizerConfig(properties=("gap_eV",)))
@@ -123,6 +124,11 @@ def test_draws_follow_the_mixture(model: orbits.Model) -> None:
     assert set(mixed) == set(alone) and len(alone) == 2 and np.exp(list(alone.values())).sum() == pytest.approx(1)
     for words, nats in mixed.items():
         assert np.exp(nats) == pytest.approx(0.4 * share.get(words, 0.0) + 0.6 * np.exp(alone[words]), rel=1e-4)
+
+
+def test_a_draw_does_not_depend_on_the_batch(model: orbits.Model) -> None:
+    prompts = [Prompt(crystal=True, composition={"Sn": 1, "O": 2}), Prompt(crystal=True, composition={"K": 1, "Br": 1})] * 2
+    check_sampler(model, TOKENIZER, prompts, precision="32", steps=4, lattice_steps=3)
 
 
 def test_memory_is_for_formulas_alone(model: orbits.Model) -> None:
