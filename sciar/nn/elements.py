@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sciar.structure import NUMBERS
 
-COUNT = 119  # atomic numbers; 0 is none
+ELEMENTS = 119  # atomic numbers; 0 is none
 STATES = range(-4, 9)  # oxidation states
 
 
@@ -23,8 +23,8 @@ def facts() -> Float[Tensor, "z f"]:
     """
     table: dict[str, tuple[int, int, int, float | None, float | None, list[int]]]
     table = json.loads((Path(__file__).parent / "elements.json").read_text())
-    place, states = np.zeros((COUNT, 7 + 18 + 4)), np.zeros((COUNT, len(STATES)))
-    scalars = np.full((COUNT, 2), np.nan)
+    place, states = np.zeros((ELEMENTS, 7 + 18 + 4)), np.zeros((ELEMENTS, len(STATES)))
+    scalars = np.full((ELEMENTS, 2), np.nan)
     for symbol, (period, column, block, negativity, radius, common) in table.items():
         z = NUMBERS[symbol]
         place[z, [period - 1, 7 + column - 1, 25 + block]] = 1

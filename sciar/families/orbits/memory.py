@@ -31,7 +31,7 @@ PADDING = 255
 _COLUMNS = {"elements": "elements", "counts": "elements", "group": "record", "owner": "orbits", "letters": "orbits", "free": "orbits"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Recalled:
     """The words of a remembered crystal for a composition.
 

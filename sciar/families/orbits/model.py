@@ -26,7 +26,7 @@ from sciar.families.orbits.words import BEGIN, END, GROUP, ORBIT, PAIR, Words
 from sciar.families.orbits.wyckoff import LENGTHS, LETTERS, group, lattice_form
 from sciar.family import Draw
 from sciar.family import Model as AbstractModel
-from sciar.nn.elements import facts
+from sciar.nn.elements import ELEMENTS, facts
 from sciar.nn.embedding import Fourier
 from sciar.nn.head import DiffusionHead
 from sciar.nn.profile import Profile, disturbed, profiles
@@ -35,7 +35,6 @@ from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
 STRAIN_ALL, STRAIN_EACH = 0.04, 0.1  # of cells whose profile is learnt from: all lengths; each number, in units of its spread in the data
-ELEMENTS = 119  # atomic numbers; as an answer 0 ends the composition
 
 
 @dataclass(frozen=True, slots=True)
