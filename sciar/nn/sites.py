@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -302,7 +301,7 @@ def denoised(
     lattice: Float[Tensor, "b 6"],
     element: Int[Tensor, "b o"],
     facts: Int[Tensor, "b o f"],
-    first: tuple[float | Float[Tensor, "b"], float],
+    first: tuple[float | Float[Tensor, "b"], float | Float[Tensor, "b"]],
     steps: int,
     fresh: Float[Tensor, "s b o 3"] | None = None,
     churn: float = 0.0,
@@ -310,19 +309,19 @@ def denoised(
     """Free coordinates and lattice after `steps` noise levels, each with some of the noise `fresh` added before (churn).
 
     Args:
-        first: errors at the beginning, of positions (Å; also one for each crystal) and of lattice numbers.
+        first: errors at the beginning, of positions (Å) and of lattice numbers, of all or of each crystal.
         fresh: normal numbers for steps - 2 steps.
     """
-    start = torch.as_tensor(first[0], dtype=torch.double, device=u.device).expand(len(u))
-    sigmas = start * (LAST[0] / start) ** torch.linspace(0, 1, steps, device=u.device)[:, None].double()  # s b
-    strains = np.geomspace(first[1], LAST[1], steps)
+    part = torch.linspace(0, 1, steps, device=u.device)[:, None].double()
+    starts = (torch.as_tensor(error, dtype=torch.double, device=u.device).expand(len(u)) for error in first)
+    sigmas, strains = (start * (last / start) ** part for start, last in zip(starts, LAST, strict=True))  # s b
     for i, (sigma, strain) in enumerate(zip(sigmas, strains, strict=True)):
         if fresh is not None and churn and 0 < i < steps - 1:
             with torch.autocast(u.device.type, enabled=False):
                 kick = (sigma * ((1 + churn) ** 2 - 1) ** 0.5).float()[:, None, None] * fresh[i - 1].to(u.device)
                 u, sigma = u + frame.projected(frame.cell(lattice), kick), sigma * (1 + churn)
-        clean_u, clean_lattice = sites(frame, u, lattice, sigma.float(), torch.full_like(sigma, strain).float(), element, facts)
+        clean_u, clean_lattice = sites(frame, u, lattice, sigma.float(), strain.float(), element, facts)
         last = i + 1 == steps
         u = clean_u + (0.0 if last else (sigmas[i + 1] / sigma).float()[:, None, None]) * (u - clean_u)
-        lattice = clean_lattice + (0.0 if last else float(strains[i + 1] / strain)) * (lattice - clean_lattice)
+        lattice = clean_lattice + (0.0 if last else (strains[i + 1] / strain).float()[:, None]) * (lattice - clean_lattice)
     return u, lattice

@@ -145,15 +145,25 @@ def test_memory_is_for_formulas_alone(model: orbits.Model) -> None:
     assert groups(gap, 0.999) == groups(gap, 0.0)
 
 
-def test_coordinates_begin_where_a_crystal_of_the_same_words_has_them(model: orbits.Model) -> None:
-    """The untrained denoiser hardly moves an atom, so what comes out is what the drawing began with."""
+def test_numbers_begin_where_a_crystal_of_the_same_words_has_them(model: orbits.Model) -> None:
+    """The untrained denoiser hardly moves an atom, so what comes out is what the drawing began with: the coordinates of the crystal
+    that is remembered and the shape of its cell, in the volume that the network draws."""
     prompt = Prompt(crystal=True, composition={"Sn": 1, "O": 2}, formula_units=2, space_group=136)
     options = {"score": "words", "precision": "32", "memory": 0.999, "steps": 2}
     (one,) = model.memory.near(composition(Sn=2, O=4))
+    volumes = []
     for near, close in ((0.001, True), (0.0, False)):
-        draws = [d.tokens.free for d in model.sample([prompt] * 8, [(1, k) for k in range(8)], near=near, **options)]
-        apart = np.array(draws) - one.free
+        drawn = [
+            d.tokens for d in model.sample([prompt] * 8, [(1, k) for k in range(8)], near=near, near_strain=0.003, strain=0.003, **options)
+        ]
+        apart = np.array([tokens.free for tokens in drawn]) - one.free
         assert (np.abs(apart - apart.round()).max() < 0.02) == close
+        cells = np.array([TOKENIZER.decode(tokens).cell for tokens in drawn])
+        lengths = np.sort(np.linalg.norm(cells, axis=-1), axis=1)
+        assert (np.abs(lengths[:, 0] / lengths[:, 2] - 2.96 / 4.6).max() < 0.01) == close
+        volumes.append(np.abs(np.linalg.det(cells)))
+    np.testing.assert_allclose(*volumes, rtol=0.01)
+    assert np.ptp(volumes[0]) > 0.1
 
 
 def test_memory_is_kept_in_files_and_by_runs_that_go_on(tmp_path: Path, model: orbits.Model) -> None:
@@ -162,7 +172,9 @@ def test_memory_is_kept_in_files_and_by_runs_that_go_on(tmp_path: Path, model: o
     checkpoint.save(path, model, **header, dtype=torch.float16)
     _, restored = checkpoint.build(*checkpoint.open_weights(path))
     asked = composition(Ca=1, Zr=1, O=3)
-    assert [one.orbits for one in restored.memory.near(asked)] == [one.orbits for one in model.memory.near(asked)]
+    for one, other in zip(restored.memory.near(asked), model.memory.near(asked), strict=True):
+        assert one.orbits == other.orbits and np.array_equal(one.lattice, other.lattice)
+        assert np.abs(one.lattice - TOKENIZER.encode(PEROVSKITE).lattice[0]).max() < 1e-3
     other = orbits.Model(dataclasses.replace(model.config, width=48), TOKENIZER)
     train.initialise_from(other, str(path))
     other.remember(tokens_of([ROCKSALT]))  # known already
@@ -183,7 +195,7 @@ def test_a_recipe_remembers_its_training_crystals(tmp_path: Path) -> None:
         assert len(tensors["memory.group"]) == header["card"]["records"] == header["statistics"]["n_records"]
 
 
-@pytest.mark.parametrize("options", [{"memory": 1.0}, {"memory": -0.1}, {"near": -1.0}])
+@pytest.mark.parametrize("options", [{"memory": 1.0}, {"memory": -0.1}, {"near": -1.0}, {"near_strain": 0.0}])
 def test_bad_options(model: orbits.Model, options: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="memory"):
+    with pytest.raises(InputError, match=r"memory|near_strain"):
         list(model.sample([Prompt(crystal=True)], [(0, 0)], **options))

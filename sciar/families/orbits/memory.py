@@ -28,7 +28,17 @@ NEAREST = 64  # crystals that take part
 MANY = 720  # ways to replace the elements; a composition that has more is not looked up
 PASSES, BATCH, RATE, FLOOR = 3, 256, 5e-3, 0.002  # of learning the vectors; FLOOR: what the law gives to words that it does not know
 PADDING = 255
-_COLUMNS = {"elements": "elements", "counts": "elements", "group": "record", "owner": "orbits", "letters": "orbits", "free": "orbits"}
+FINE = 1 / 4096  # steps that lattice numbers are kept to
+_COLUMNS = {
+    "elements": "elements",
+    "counts": "elements",
+    "group": "record",
+    "owner": "orbits",
+    "letters": "orbits",
+    "free": "orbits",
+    "lattice": "record",
+}
+_SHAPES = {"free": (3,), "lattice": (6,)}  # of the others each is one number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,17 +47,18 @@ class Recalled:
 
     Args:
         share: ln w. number: space group. orbits: (index of the element in the composition, letter), in the order that they are drawn in.
-        free: free coordinates of its orbits, to 1/256.
+        free: free coordinates of its orbits, to 1/256. lattice: its lattice numbers.
     """
 
     share: float
     number: int
     orbits: tuple[tuple[int, int], ...]
     free: Float[np.ndarray, "o 3"]
+    lattice: Float[np.ndarray, "6"]
 
 
 class Memory(nn.Module):
-    """Compositions and words of training crystals, and the vectors that say which elements are alike; stored with the weights."""
+    """Compositions, words and numbers of training crystals, and the vectors that say which elements are alike; stored with the weights."""
 
     vectors: Float[Tensor, "z f"]
     elements: Int[Tensor, "n m"]
@@ -56,13 +67,15 @@ class Memory(nn.Module):
     owner: Int[Tensor, "n o"]
     letters: Int[Tensor, "n o"]
     free: Int[Tensor, "n o 3"]
+    lattice: Int[Tensor, "n 1 6"]
 
     def __init__(self, max_elements: int, max_atoms: int) -> None:
         super().__init__()
         self.register_buffer("vectors", facts())
         widths = {"elements": max_elements, "record": 1, "orbits": max_atoms}
         for name, axis in _COLUMNS.items():
-            self.register_buffer(name, torch.zeros(0, widths[axis], *((3,) if name == "free" else ()), dtype=torch.uint8))
+            kind = torch.int16 if name == "lattice" else torch.uint8
+            self.register_buffer(name, torch.zeros(0, widths[axis], *_SHAPES.get(name, ()), dtype=kind))
         self._known: dict[tuple[int, ...], _Alike] | None = None
 
     def __len__(self) -> int:
@@ -80,11 +93,15 @@ class Memory(nn.Module):
         minute for 26,000)."""
         first, columns = not len(self), dict[str, np.ndarray]()
         for name, axis in _COLUMNS.items():
-            offsets, shape = np.asarray(arrays.offsets[axis]), getattr(self, name).shape[1:]
+            offsets, shape, kind = np.asarray(arrays.offsets[axis]), getattr(self, name).shape[1:], getattr(self, name).cpu().numpy().dtype
             row = np.repeat(np.arange(len(arrays)), np.diff(offsets))
             values = np.asarray(arrays.arrays[name]).reshape(len(row), *shape[1:])
-            columns[name] = np.full((len(arrays), *shape), PADDING, dtype=np.uint8)
-            columns[name][row, np.arange(len(row)) - offsets[row]] = np.round(values * 256) % 256 if name == "free" else values
+            if name == "free":
+                values = np.round(values * 256) % 256
+            elif name == "lattice":
+                values = np.round(values / FINE)
+            columns[name] = np.full((len(arrays), *shape), PADDING, dtype=kind)
+            columns[name][row, np.arange(len(row)) - offsets[row]] = values
         known = set(self._rows({name: getattr(self, name).cpu().numpy() for name in _COLUMNS}))
         fresh = np.array([row not in known for row in self._rows(columns)], dtype=bool)
         for name, new in columns.items():
@@ -108,7 +125,7 @@ class Memory(nn.Module):
         if alike is None:
             return []
         return [
-            Recalled(w, *alike.words(row, slot), alike.free[row][alike.order(row, slot)])
+            Recalled(w, *alike.words(row, slot), alike.free[row][alike.order(row, slot)], alike.lattice[row])
             for w, row, slot in zip(shares.tolist(), rows.tolist(), slots, strict=True)
         ]
 
@@ -148,6 +165,7 @@ class Memory(nn.Module):
                     columns["owner"][rows],
                     columns["letters"][rows],
                     columns["free"][rows] / 256,
+                    columns["lattice"][rows, 0] * FINE,
                 )
         return self._known
 
@@ -191,7 +209,7 @@ class _Alike:
 
     Args:
         elements: sorted by their counts. slot: place in that order of each element as it stands in the composition.
-        group, owner, letters, free: their words and free coordinates.
+        group, owner, letters, free, lattice: their words and numbers.
     """
 
     elements: Int[np.ndarray, "n m"]
@@ -200,6 +218,7 @@ class _Alike:
     owner: Int[np.ndarray, "n o"]
     letters: Int[np.ndarray, "n o"]
     free: Float[np.ndarray, "n o 3"]
+    lattice: Float[np.ndarray, "n 6"]
 
     def words(self, row: int, new: Int[np.ndarray, "m"]) -> tuple[int, tuple[tuple[int, int], ...]]:
         """Group and orbits of a crystal; `new[s]` is the element, by its place in a composition, that takes the s-th place here."""

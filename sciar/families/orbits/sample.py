@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sciar import precision
@@ -64,7 +64,7 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
     position = torch.full((len(rows), most), c.count, device=device)
     element = torch.zeros_like(position)
     start, noise = torch.zeros(len(rows), most, 3), torch.zeros(len(rows), 6)
-    shift = torch.zeros_like(start)
+    shift, like = torch.zeros_like(start), torch.zeros_like(noise)
     fresh = torch.zeros(max(0, options.steps - 2), len(rows), most, 3) if options.churn else None
     for k, row in enumerate(rows):
         n = len(row.orbits)
@@ -74,7 +74,7 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
         noise[k] = torch.from_numpy(rng.standard_normal(6, dtype=np.float32))
         start[k, :n] = torch.from_numpy(rng.random((n, 3), dtype=np.float32))
         if row.like is not None:
-            start[k, :n] = torch.from_numpy(row.like.free.astype(np.float32))
+            start[k, :n], like[k] = (torch.from_numpy(x.astype(np.float32)) for x in (row.like.free, row.like.lattice))
             shift[k, :n] = torch.from_numpy(np.random.default_rng([*row.key, 4]).standard_normal((n, 3), dtype=np.float32))
         if fresh is not None:
             fresh[:, k, :n] = torch.from_numpy(rng.standard_normal((len(fresh), n, 3), dtype=np.float32))
@@ -83,9 +83,10 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
     lattice = model.scaled(scaled.float(), number, atoms, back=True)
     frame, u = c.frame(number, position), start.to(device)
     facts = c.facts[position][..., 2:]
+    known = torch.tensor([row.like is not None for row in rows], device=device)
+    lattice = torch.where(known[:, None], _scaled_to(frame, like.to(device), lattice, c.lengths[c.system[number]]), lattice)
     u = u + frame.projected(frame.cell(lattice), options.near * shift.to(device))
-    sigma = torch.tensor([options.near if row.like else options.sigma for row in rows], device=device)
-    first = (sigma, options.strain)
+    first = torch.where(known, options.near, options.sigma), torch.where(known, options.near_strain, options.strain)
     u, lattice = denoised(model.sites, frame, u, lattice, element, facts, first, options.steps, fresh, options.churn)
     u = (u % 1.0) * (torch.arange(3, device=device) < c.free[position][..., None])
     nats = torch.zeros(len(rows), device=device)
@@ -100,6 +101,14 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
         nats = nats + _sites_bound(model, frame, u, lattice, tilt.to(device), element, facts)
     columns = (x.double().cpu().numpy() for x in (lattice, u, nats))
     return [(p, x[: len(row.orbits)], float(value)) for row, p, x, value in zip(rows, *columns, strict=True)]
+
+
+def _scaled_to(
+    frame: Frame, lattice: Float[Tensor, "b 6"], other: Float[Tensor, "b 6"], lengths: Bool[Tensor, "b 6"]
+) -> Float[Tensor, "b 6"]:
+    """Lattice numbers of the same shape and the volume of the other ones: elements that take the place of each other differ in size."""
+    wanted, own = (torch.linalg.slogdet(frame.cell(x)).logabsdet for x in (other, lattice))
+    return lattice + lengths * ((wanted - own) / 3)[:, None]
 
 
 def _sites_bound(

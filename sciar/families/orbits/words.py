@@ -120,7 +120,7 @@ class Writer:
         """One of the remembered crystals of the drawn words, by their shares; None where there is none."""
         every = self._near(tuple(row.pairs))
         same = [one for one in every if one.number == row.number and one.orbits == tuple(row.orbits)]
-        return same[_draw(np.array([one.share for one in same]), row.rng, 1.0)[0]] if same else None
+        return same[_draw(np.array([one.share for one in same]), row.rng, self.options.temperature)[0]] if same else None
 
     def _near(self, composition: Composition) -> list[Recalled]:
         if composition not in self.remembered:
