@@ -33,6 +33,18 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
+    return surroundings(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from beginning to end."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert fit(folder, surroundings(folder), "run") == 0
+    return folder / "run"
+
+
+def surroundings(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "fit.py").write_text(SCRIPT)
     return {**os.environ, "SCIAR_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
@@ -79,19 +91,18 @@ def test_prepared_arrays_train_without_the_chemistry_libraries(tmp_path: Path, e
     assert (tmp_path / "run" / "weights.safetensors").exists()
 
 
-def test_a_killed_run_ends_with_the_same_weights_and_loss_curve(tmp_path: Path, environment: dict[str, str]) -> None:
-    assert fit(tmp_path, environment, "whole") == 0
+def test_a_killed_run_ends_with_the_same_weights_and_loss_curve(tmp_path: Path, environment: dict[str, str], whole: Path) -> None:
     assert fit(tmp_path, environment, "killed", 17) == -signal.SIGKILL
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
     assert fit(tmp_path, environment, "killed") == 0
-    whole, resumed = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
-    assert whole.keys() == resumed.keys()
-    for name, value in whole.items():
+    given, resumed = tensors(whole), tensors(tmp_path / "killed")
+    assert given.keys() == resumed.keys()
+    for name, value in given.items():
         assert np.array_equal(value, resumed[name]), f"{name} differs after the resume"
-    curve = losses(tmp_path / "whole")
+    curve = losses(whole)
     assert len(curve) == 3 and losses(tmp_path / "killed")[-2:] == curve[-2:]
     assert curve[-1] < curve[0]
-    assert json.loads((tmp_path / "whole" / "config.json").read_text())["train"]["steps"] == 30
+    assert json.loads((whole / "config.json").read_text())["train"]["steps"] == 30
 
 
 def test_every_call_has_its_minutes_to_itself(tmp_path: Path) -> None:
@@ -207,12 +218,11 @@ def test_two_processes_train_together(tmp_path: Path, environment: dict[str, str
     assert all(np.isfinite(v).all() for v in tensors(tmp_path / "pair").values())
 
 
-def test_trained_weights_generate_molecules(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_trained_weights_generate_molecules(whole: Path) -> None:
     """The whole line: files → structures → tokens → batches → model → tokens → structures → verdicts → RDKit."""
     import sciar
 
-    assert fit(tmp_path, environment, "run") == 0
-    weights = tmp_path / "run" / "weights.safetensors"
+    weights = whole / "weights.safetensors"
     conformers = sciar.generate(smiles="C[C@H](N)C(=O)O", n=4, seed=0, model=str(weights))
     assert len(conformers) == 4 and all(m is None or m.GetNumConformers() == 1 for m in conformers.mols)
     assert conformers.summary().startswith(f"{sum(v.valid for v in conformers)} valid of 4 drawn")
@@ -265,18 +275,15 @@ def test_a_set_without_a_validation_split_holds_out_the_last_of_its_training_spl
         assert len(training) == (40 if with_it else 38) and [to_smiles(s) for s in valid] == held_out
 
 
-def test_finetune_on_a_file_of_ones_own(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finetune_on_a_file_of_ones_own(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sciar
     from sciar import datasets, files
 
-    assert fit(tmp_path, environment, "run") == 0
     monkeypatch.setenv("SCIAR_CACHE", str(tmp_path / "own"))
     files.write(tmp_path / "mine.sdf", datasets.samples("qm9")[:40])
-    weights = sciar.finetune(
-        tmp_path / "mine.sdf", model=str(tmp_path / "run" / "weights.safetensors"), folder=tmp_path / "tuned", steps=10
-    )
+    weights = sciar.finetune(tmp_path / "mine.sdf", model=str(whole / "weights.safetensors"), folder=tmp_path / "tuned", steps=10)
     assert len(sciar.load(weights).generate(smiles="CCO", n=2, seed=0)) == 2
-    assert any((tensors(tmp_path / "run")[k] != v).any() for k, v in tensors(tmp_path / "tuned").items())
+    assert any((tensors(whole)[k] != v).any() for k, v in tensors(tmp_path / "tuned").items())
 
 
 def test_averaging_leaves_the_tables_of_a_model_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,9 +113,7 @@ def log_likelihood(denoise: Denoiser, x: Float[Tensor, "*b 3"], grid: list[float
     levels = grid[::-1]
 
     def slope(state: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        def field(s: Tensor) -> Tensor:
-            return (s - denoise(s, sigma)) / sigma
-
+        field = lambda s: (s - denoise(s, sigma)) / sigma  # noqa: E731
         divergence = torch.zeros_like(state[..., 0])
         value = state
         for axis in range(state.shape[-1]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -29,10 +31,9 @@ class StaticCache:
             rows, heads, _, channels = self.keys.shape
             room = self.keys.new_zeros(rows, heads, more, channels)
             self.keys, self.values = torch.cat([self.keys, room], 2), torch.cat([self.values, room], 2)
+        return partial(self._write, slots, width)
 
-        def write(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-            for store, new in ((self.keys, key), (self.values, value)):
-                store[self.rows, :, slots] = new.transpose(1, 2).to(store.dtype)
-            return self.keys[:, :, :width], self.values[:, :, :width]
-
-        return write
+    def _write(self, slots: Int[Tensor, "b q"], width: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        for store, new in ((self.keys, key), (self.values, value)):
+            store[self.rows, :, slots] = new.transpose(1, 2).to(store.dtype)
+        return self.keys[:, :, :width], self.values[:, :, :width]

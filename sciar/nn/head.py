@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -71,16 +72,15 @@ class DiffusionHead(nn.Module):
 
     def denoiser(self, state: Tensor) -> Denoiser:
         """`denoise` for one noise level at a time; A(σ) of every level is kept for as long as the weights stay."""
+        return partial(self._at_level, state)
 
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            key = (sigma, x.device, torch.is_autocast_enabled(x.device.type))
-            if key not in self._kept:
-                level = torch.full((1,), sigma, device=x.device)
-                self._kept[key] = level, self.times(level)
-            level, times = self._kept[key]
-            return self.denoise(x, level, state, times)
-
-        return denoise
+    def _at_level(self, state: Tensor, x: Tensor, sigma: float) -> Tensor:
+        key = (sigma, x.device, torch.is_autocast_enabled(x.device.type))
+        if key not in self._kept:
+            level = torch.full((1,), sigma, device=x.device)
+            self._kept[key] = level, self.times(level)
+        level, times = self._kept[key]
+        return self.denoise(x, level, state, times)
 
     def train(self, mode: bool = True) -> DiffusionHead:
         self._kept.clear()

@@ -165,13 +165,9 @@ class Rows:
 
     def _fresh(self, some: Tensor, at: Tensor) -> Callable[[int], Tensor]:
         """Noise of the stochastic solver: a function of (key, slot, step)."""
-
-        def noise(step: int) -> Tensor:
-            pairs = [(self.job[r], int(at[r])) for r in some.tolist()]
-            made = [np.random.default_rng([*job.key, 3, a, step]).standard_normal(3) for job, a in pairs if job]
-            return torch.from_numpy(np.array(made, dtype=np.float32)).to(self.device)
-
-        return noise
+        places = [(job.key, int(at[r])) for r in some.tolist() if (job := self.job[r])]
+        made = lambda step: [np.random.default_rng([*key, 3, place, step]).standard_normal(3) for key, place in places]  # noqa: E731
+        return lambda step: torch.from_numpy(np.array(made(step), dtype=np.float32)).to(self.device)
 
     @torch.inference_mode()
     def _finish(self, ready: list[int]) -> list[Draw]:

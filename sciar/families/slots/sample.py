@@ -6,6 +6,7 @@ The noise of a draw comes from its key alone, so the batch it happens to sit in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -150,18 +151,20 @@ class _Batch:
         known = real & (part is not None) & (self.block.gather(1, at) > self._last_of_cell)
         sees = (self.block[:, None] <= own[:, :, None]) & self.there[:, None] | (self.block[:, None] == 0)
         pair, bias = self._pairs(x, known, sees, torch.zeros_like(real))
+        place = torch.where(real, at, self.block.shape[1])
+        self.model.states(h, pair, bias, [partial(self._write, place, layer) for layer in range(len(self.kept))])
 
-        def cache(layer: int) -> object:
-            def keep(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-                for kept, new in zip(self.kept[layer], (key, value), strict=True):
-                    index = torch.where(real, at, self.block.shape[1])[:, None, :, None].expand_as(new)
-                    wide = torch.cat([kept, torch.zeros_like(kept[:, :, :1])], 2)
-                    kept.copy_(wide.scatter(2, index, new.to(kept.dtype))[:, :, :-1])
-                return self.kept[layer][0].to(key.dtype), self.kept[layer][1].to(value.dtype)
+    def _write(self, place: Int[Tensor, "b q"], layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps a layer's keys and values at their places (beyond the last one: not kept) and answers with all."""
+        for kept, new in zip(self.kept[layer], (key, value), strict=True):
+            wide = torch.cat([kept, torch.zeros_like(kept[:, :, :1])], 2)
+            kept.copy_(wide.scatter(2, place[:, None, :, None].expand_as(new), new.to(kept.dtype))[:, :, :-1])
+        return self.kept[layer][0].to(key.dtype), self.kept[layer][1].to(value.dtype)
 
-            return keep
-
-        self.model.states(h, pair, bias, [cache(k) for k in range(len(self.kept))])  # type: ignore[misc]
+    def _joined(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """What is kept of a layer, and what is not kept behind it."""
+        keys, values = (torch.cat([kept.to(new.dtype), new], 2) for kept, new in zip(self.kept[layer], (key, value), strict=True))
+        return keys, values
 
     @property
     def _last_of_cell(self) -> Int[Tensor, "b 1"]:
@@ -190,14 +193,8 @@ class _Batch:
             known = sites & trunk
             before, bias = self._pairs(x, known, earlier, is_open)
             inside, more = model.pairs(x, x, (known, known), self.cell, own, relation_of(is_open, is_open, known, known))
-
-            def cache(layer: int) -> object:
-                return lambda key, value: tuple(
-                    torch.cat([kept.to(new.dtype), new], 2) for kept, new in zip(self.kept[layer], (key, value), strict=True)
-                )
-
-            caches = [cache(k) for k in range(len(self.kept))]
-            return model.states(h, torch.cat([before, inside], 2), torch.cat([bias, more], 3), caches)  # type: ignore[arg-type]
+            caches = [partial(self._joined, layer) for layer in range(len(self.kept))]
+            return model.states(h, torch.cat([before, inside], 2), torch.cat([bias, more], 3), caches)
 
         if trunk:
             x = torch.where(sites[..., None], noise, options.cell_temperature * noise)
