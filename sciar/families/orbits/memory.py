@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,17 +28,26 @@ NEAREST = 64  # crystals that take part
 MANY = 720  # ways to replace the elements; a composition that has more is not looked up
 PASSES, BATCH, RATE, FLOOR = 3, 256, 5e-3, 0.002  # of learning the vectors; FLOOR: what the law gives to words that it does not know
 PADDING = 255
-FINE = 1 / 4096  # steps that lattice numbers are kept to
+
+
+class _Column(NamedTuple):
+    """A field of `Tokens` as it is kept: its axis, the shape of one entry, its storage, and whole numbers per unit."""
+
+    axis: str
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.uint8
+    scale: int = 1
+
+
 _COLUMNS = {
-    "elements": "elements",
-    "counts": "elements",
-    "group": "record",
-    "owner": "orbits",
-    "letters": "orbits",
-    "free": "orbits",
-    "lattice": "record",
+    "elements": _Column("elements"),
+    "counts": _Column("elements"),
+    "group": _Column("record"),
+    "owner": _Column("orbits"),
+    "letters": _Column("orbits"),
+    "free": _Column("orbits", (3,), scale=256),
+    "lattice": _Column("record", (6,), torch.int16, scale=4096),
 }
-_SHAPES = {"free": (3,), "lattice": (6,)}  # of the others each is one number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,9 +82,8 @@ class Memory(nn.Module):
         super().__init__()
         self.register_buffer("vectors", facts())
         widths = {"elements": max_elements, "record": 1, "orbits": max_atoms}
-        for name, axis in _COLUMNS.items():
-            kind = torch.int16 if name == "lattice" else torch.uint8
-            self.register_buffer(name, torch.zeros(0, widths[axis], *_SHAPES.get(name, ()), dtype=kind))
+        for name, column in _COLUMNS.items():
+            self.register_buffer(name, torch.zeros(0, widths[column.axis], *column.shape, dtype=column.dtype))
         self._known: dict[tuple[int, ...], _Alike] | None = None
 
     def __len__(self) -> int:
@@ -92,16 +100,12 @@ class Memory(nn.Module):
         """Remember these crystals as well, but for those that are there already; from the first ones the vectors are learnt (half a
         minute for 26,000)."""
         first, columns = not len(self), dict[str, np.ndarray]()
-        for name, axis in _COLUMNS.items():
-            offsets, shape, kind = np.asarray(arrays.offsets[axis]), getattr(self, name).shape[1:], getattr(self, name).cpu().numpy().dtype
+        for name, column in _COLUMNS.items():
+            offsets, empty = np.asarray(arrays.offsets[column.axis]), getattr(self, name)[:0].cpu().numpy()
             row = np.repeat(np.arange(len(arrays)), np.diff(offsets))
-            values = np.asarray(arrays.arrays[name]).reshape(len(row), *shape[1:])
-            if name == "free":
-                values = np.round(values * 256) % 256
-            elif name == "lattice":
-                values = np.round(values / FINE)
-            columns[name] = np.full((len(arrays), *shape), PADDING, dtype=kind)
-            columns[name][row, np.arange(len(row)) - offsets[row]] = values
+            values = np.round(np.asarray(arrays.arrays[name]).reshape(len(row), *column.shape) * column.scale).astype(int)
+            columns[name] = np.full((len(arrays), *empty.shape[1:]), PADDING, dtype=empty.dtype)
+            columns[name][row, np.arange(len(row)) - offsets[row]] = values.astype(empty.dtype)  # 256/256 is 0
         known = set(self._rows({name: getattr(self, name).cpu().numpy() for name in _COLUMNS}))
         fresh = np.array([row not in known for row in self._rows(columns)], dtype=bool)
         for name, new in columns.items():
@@ -164,8 +168,8 @@ class Memory(nn.Module):
                     columns["group"][rows, 0],
                     columns["owner"][rows],
                     columns["letters"][rows],
-                    columns["free"][rows] / 256,
-                    columns["lattice"][rows, 0] * FINE,
+                    columns["free"][rows] / _COLUMNS["free"].scale,
+                    columns["lattice"][rows, 0] / _COLUMNS["lattice"].scale,
                 )
         return self._known
 
