@@ -164,6 +164,9 @@ def test_numbers_begin_where_a_crystal_of_the_same_words_has_them(model: orbits.
         volumes.append(np.abs(np.linalg.det(cells)))
     np.testing.assert_allclose(*volumes, rtol=0.01)
     assert np.ptp(volumes[0]) > 0.1
+    itself = Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2, space_group=136)
+    (draw,) = model.sample([itself], [(1, 0)], near=0.001, near_strain=0.003, **options)
+    assert np.linalg.det(TOKENIZER.decode(draw.tokens).cell) == pytest.approx(4.6 * 4.6 * 2.96, rel=0.01)
 
 
 def test_memory_is_kept_in_files_and_by_runs_that_go_on(tmp_path: Path, model: orbits.Model) -> None:

@@ -56,7 +56,7 @@ class Recalled:
 
     Args:
         share: ln w. number: space group. orbits: (index of the element in the composition, letter), in the order that they are drawn in.
-        free: free coordinates of its orbits, to 1/256. lattice: its lattice numbers.
+        free: free coordinates of its orbits, to 1/256. lattice: its lattice numbers. same: no element was replaced.
     """
 
     share: float
@@ -64,6 +64,7 @@ class Recalled:
     orbits: tuple[tuple[int, int], ...]
     free: Float[np.ndarray, "o 3"]
     lattice: Float[np.ndarray, "6"]
+    same: bool
 
 
 class Memory(nn.Module):
@@ -129,7 +130,13 @@ class Memory(nn.Module):
         if alike is None:
             return []
         return [
-            Recalled(w, *alike.words(row, slot), alike.free[row][alike.order(row, slot)], alike.lattice[row])
+            Recalled(
+                w,
+                *alike.words(row, slot),
+                alike.free[row][alike.order(row, slot)],
+                alike.lattice[row],
+                np.array_equal(alike.elements[row], elements[slot]),
+            )
             for w, row, slot in zip(shares.tolist(), rows.tolist(), slots, strict=True)
         ]
 

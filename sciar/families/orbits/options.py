@@ -18,8 +18,9 @@ class Options:
         composition_temperature: of the elements and their counts, where they are not given.
         memory: λ, the share of remembered crystals in the law of the words (see `memory.py`), where a formula is asked for and neither
             properties nor a powder profile, which they know nothing of, is read.
-        near: first noise level, Å, of coordinates that begin as those of a remembered crystal of the same words, in a cell of its shape;
-            0 = all begin anywhere. near_strain: the error of that cell that the denoiser assumes at first.
+        near: first noise level, Å, of coordinates that begin as those of a remembered crystal of the same words, in a cell of its shape,
+            and of its size if no element was replaced; 0 = all begin anywhere. near_strain: the error of that cell that the denoiser
+            assumes at first.
         guidance: of the wanted properties and powder profile; 1 = none.
         lattice_steps: solver steps of the lattice's head. lattice_temperature: of its noise.
         steps: evaluations of the joint denoiser. sigma: its first noise level, Å. strain: the error of the lattice it assumes at first.
@@ -36,7 +37,7 @@ class Options:
     near_strain: float = 0.01
     guidance: float = 1.0
     lattice_steps: int = 12
-    lattice_temperature: float = 1.0
+    lattice_temperature: float = 0.5
     steps: int = 30
     sigma: float = 1.5
     strain: float = 0.15

@@ -83,8 +83,9 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
     lattice = model.scaled(scaled.float(), number, atoms, back=True)
     frame, u = c.frame(number, position), start.to(device)
     facts = c.facts[position][..., 2:]
-    known = torch.tensor([row.like is not None for row in rows], device=device)
-    lattice = torch.where(known[:, None], _scaled_to(frame, like.to(device), lattice, c.lengths[c.system[number]]), lattice)
+    known, same = torch.tensor([(row.like is not None, row.like is not None and row.like.same) for row in rows], device=device).T
+    scaled = _scaled_to(frame, like.to(device), lattice, c.lengths[c.system[number]])
+    lattice = torch.where(known[:, None], torch.where(same[:, None], like.to(device), scaled), lattice)
     u = u + frame.projected(frame.cell(lattice), options.near * shift.to(device))
     first = torch.where(known, options.near, options.sigma), torch.where(known, options.near_strain, options.strain)
     u, lattice = denoised(model.sites, frame, u, lattice, element, facts, first, options.steps, fresh, options.churn)
