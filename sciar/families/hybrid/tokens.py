@@ -325,30 +325,22 @@ class _Layout:
         else:
             root = min(nodes, key=lambda i: (self._eccentricity(i), self.ring[i] == 0, self.rank[i]))
         order, anchor, seen = [root], [-1], {root}
-
-        def progress(here: int, child: int) -> tuple[int, float, int]:
-            """Atoms that close or continue a ring come first: a substituent placed before them would have to guess its stereo sign."""
-            bonded = sum(j in seen for j in self.neighbours[child])
-            shared = [sum(j in seen for j in ring) / len(ring) for ring in self.rings if here in ring and child in ring]
-            return -bonded, -max(shared, default=0.0), self.rank[child]
-
-        def visit(allowed: set[int]) -> None:
-            head = 0
-            while head < len(order):
-                here = order[head]
+        for allowed in (first, set(heavy), set(range(len(self.numbers)))):
+            for here in order:  # which grows
                 near = {j for j in self.neighbours[here] if j not in seen and j in allowed}
                 while near:
-                    following = min(near, key=lambda j: progress(here, j))
+                    following = min(near, key=lambda j: self._progress(here, j, seen))
                     near.remove(following)
                     seen.add(following)
                     order.append(following)
                     anchor.append(here)
-                head += 1
-
-        visit(first)
-        visit(set(heavy))
-        visit(set(range(len(self.numbers))))
         return order, anchor
+
+    def _progress(self, here: int, child: int, seen: set[int]) -> tuple[int, float, int]:
+        """Atoms that close or continue a ring come first: a substituent placed before them would have to guess its stereo sign."""
+        bonded = sum(j in seen for j in self.neighbours[child])
+        shared = [sum(j in seen for j in ring) / len(ring) for ring in self.rings if here in ring and child in ring]
+        return -bonded, -max(shared, default=0.0), self.rank[child]
 
     def _eccentricity(self, root: int) -> int:
         seen, frontier, depth = {root}, [root], 0
