@@ -41,7 +41,8 @@ class Journal:
 
     Args:
         output: the file that the run writes; the journal is its neighbour `<name>.journal`.
-        facts: whatever makes a draw what it is (weights, arguments); a journal of other facts is refused.
+        facts: whatever makes a draw what it is (weights, arguments); a journal of other facts is refused
+            once it holds a draw.
         seed: None = that of the journal, or a new one.
 
     Raises:
@@ -116,8 +117,8 @@ class Journal:
         self._size += len(line)
 
     def _load(self, run: str) -> int:
-        """Read what is whole; the number of bytes that are."""
-        size = 0
+        """Read what is whole; the number of bytes that are. Of another run that noted no draw (it was refused, say) nothing is kept."""
+        size, other = 0, False
         with open(self.path, "rb") as file:
             for number, line in enumerate(file):
                 try:
@@ -127,15 +128,16 @@ class Journal:
                 if content is None:  # the run was killed while it wrote this line
                     break
                 if number == 0:
-                    if content.get("run") != run or self.seed not in (None, content["seed"]):
-                        raise InputError(
-                            f"{self.path}: expected the journal of this run, got that of another one (other model, seed or arguments); "
-                            "finish that run, choose another output name or delete the journal"
-                        )
-                    self.seed = content["seed"]
+                    other = content.get("run") != run or self.seed not in (None, content["seed"])
+                    self.seed = self.seed if other else content["seed"]
+                elif other:
+                    raise InputError(
+                        f"{self.path}: expected the journal of this run, got that of another one (other model, seed or arguments); "
+                        "finish that run, choose another output name or delete the journal"
+                    )
                 else:
                     score = math.nan if content["score"] is None else content["score"]
                     self.done[tuple(content["key"])] = Entry(unpack(content["structure"]), score, content["calls"])
                     self.seconds = content["seconds"]
                 size += len(line)
-        return size
+        return 0 if other else size
