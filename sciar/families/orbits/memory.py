@@ -1,4 +1,4 @@
-"""What training crystals of a like composition look like: a nearest-neighbour law of the words beside the network's own.
+"""What training crystals of a like composition look like: a nearest-neighbour law of the words beside the network's own, and numbers.
 
 p(words | composition) = λ Σ_j w_j [the words are those of crystal j, its elements replaced] + (1 - λ) p_network(words | composition),
 w = softmax_j(-d_j) over the nearest crystals with the same numbers of atoms. d is the least Σ |v(a) - v(b)| over the ways to replace
@@ -52,7 +52,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recalled:
-    """The words of a remembered crystal for a composition.
+    """A remembered crystal as an answer to a composition.
 
     Args:
         share: ln w. number: space group. orbits: (index of the element in the composition, letter), in the order that they are drawn in.
