@@ -12,7 +12,7 @@ STAMP := $(VENV)/.stamp
 OUT := demo_out
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test slow lint types wheel docs clean
+.PHONY: setup demo test tests slow lint types wheel docs clean
 
 setup: $(STAMP)
 
@@ -47,7 +47,10 @@ demo: setup
 	@$(BIN)/python -c "$$SHOW" $(OUT)/*.sdf
 	@ls $(OUT)/*.cif
 
-test: lint types
+test: setup
+	@$(MAKE) --no-print-directory -j 2 tests lint types
+
+tests: setup
 	$(BIN)/pytest -m 'not slow' -n 2 --dist loadfile
 
 slow: setup

@@ -219,8 +219,8 @@ def test_a_journal_of_another_run_is_refused(shaky: Path, tmp_path: Path) -> Non
 def test_a_run_that_was_refused_stands_in_nobodys_way(tmp_path: Path) -> None:
     """Its journal holds no draw, so the same call put right is not taken for another run."""
     wanted = {"formula": "GaN", "n": 1, "model": "mp20-orbits", "out": tmp_path / "x.cif"}
-    with pytest.raises(sciar.InputError, match="near_strain"):
-        sciar.generate(**wanted, near_strain=0.0)
+    with pytest.raises(sciar.InputError, match="strain"):
+        sciar.generate(**wanted, strain=0.0)
     assert len(sciar.generate(**wanted, seed=0, steps=2)) == 1 and (tmp_path / "x.cif").stat().st_size
     assert not (tmp_path / "x.cif.journal").exists()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,8 @@ from sciar.nn.embedding import Fourier, RadialBasis
 
 REACH = 10.0  # Å; the radial basis ends there
 STRAINS = (0.003, 0.2)  # errors of lattice numbers that are learnt to be removed where every atom is free
+REPLACED = (0.05, 0.02)  # errors of positions (Å) and of lattice numbers of a crystal some of whose elements were replaced
+ASTRAY = 0.25  # Å off on average: in another setting, or not like it at all
 LAST = (0.01, 0.003)  # errors of positions (Å) and of lattice numbers at which denoising ends
 
 
@@ -72,6 +75,12 @@ class Frame:
         """Conventional cells; see `wyckoff.cell_of`."""
         return matrix(torch.einsum("bij,bj->bi", self.basis, lattice) + self.constant)
 
+    def resized(self, lattice: Float[Tensor, "b 6"], other: Float[Tensor, "b 6"]) -> Float[Tensor, "b 6"]:
+        """Lattice numbers of the same shape and of the volume of the other ones."""
+        lengths = (self.basis[:, :3] != 0).any(1)
+        wanted, own = (torch.linalg.slogdet(self.cell(x)).logabsdet for x in (other, lattice))
+        return lattice + lengths * ((wanted - own) / 3)[:, None]
+
     def strains(self, cell: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 6 3 3"]:
         """Symmetric strain per unit of each free lattice number: sym(L⁻¹ ∂L/∂p)."""
         d = torch.zeros(len(cell), 6, 3, 3, device=cell.device, dtype=cell.dtype)  # ∂L by each entry of the form
@@ -108,6 +117,7 @@ class Sites(nn.Module):
         width: of its states. layers: rounds of messages.
         neighbours: of each atom, the nearest ones; their weight falls to zero at the farthest, so that ties do not break symmetry.
         sigma_data, strain_data: spread of what is left to know about a position (Å) and a lattice number.
+        known: features of an element, of which it may be given by how much they differ from those of the element that it replaced.
     """
 
     def __init__(
@@ -119,6 +129,7 @@ class Sites(nn.Module):
         neighbours: int,
         sigma_data: float = 0.7,
         strain_data: float = 0.15,
+        known: int = 0,
     ) -> None:
         super().__init__()
         self.neighbours, self.layers = neighbours, layers
@@ -139,6 +150,8 @@ class Sites(nn.Module):
             for _ in range(layers - 1)
         )
         self.push = nn.Linear(width, 2, bias=False)
+        if known:
+            self.replaced = nn.Linear(known, width)
 
     def forward(
         self,
@@ -149,13 +162,20 @@ class Sites(nn.Module):
         strain: Float[Tensor, "b"],
         element: Int[Tensor, "b o"],
         facts: Int[Tensor, "b o f"],
+        replaced: Float[Tensor, "b o k"] | None = None,
     ) -> tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"]]:
-        """Estimates of the free coordinates and lattice numbers, their errors assumed `sigma` Å and `strain`."""
+        """Estimates of the free coordinates and lattice numbers, their errors assumed `sigma` Å and `strain`.
+
+        `replaced`: they are those of a crystal of other elements; what the elements have more of than those.
+        """
         exact = torch.autocast(u.device.type, enabled=False)  # bf16 would round a coordinate to 0.02 Å
         with exact:
             cell = frame.cell(lattice)
             edges = self._edges(frame, u, cell)
-        pushes = self._network(frame, *edges, sigma, strain, self.states(frame, element, facts))
+        states = self.states(frame, element, facts)
+        if replaced is not None:
+            states = states + self.replaced(replaced)
+        pushes = self._network(frame, *edges, sigma, strain, states)
         with exact:
             vector, weight = edges[0], edges[3]
             pushes = pushes.float() * weight[..., None]
@@ -276,6 +296,41 @@ def denoising_loss(
         return {"sites": of_sites, "cell": (off_cell * (s + d) / (s * d)).mean()}
 
 
+def replacement_loss(
+    sites: Sites,
+    frame: Frame,
+    start: tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"]],
+    truth: tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"]],
+    replaced: Float[Tensor, "b o k"],
+    element: Int[Tensor, "b o"],
+    facts: Int[Tensor, "b o f"],
+) -> Float[Tensor, ""]:
+    """Root mean square displacements, in units of the errors that are assumed, of what is put right in one step from a like crystal.
+
+    A crystal whose start is off by `ASTRAY` on average, which is in another setting or is not like it at all, has no part in it.
+    """
+    with torch.autocast(start[0].device.type, enabled=False):
+        lattice = frame.resized(start[1], truth[1])
+        cell = frame.cell(truth[1])
+    found = sites(frame, start[0], lattice, *assumed(start[0]), element, facts, replaced)
+
+    def off(u: Tensor) -> Tensor:
+        change = u - truth[0]
+        squares = frame.shifted(cell, change - change.round()).square().sum(-1) * frame.size
+        return (squares.sum(1) / frame.size.sum(1) + 1e-8).sqrt()
+
+    with torch.autocast(start[0].device.type, enabled=False):
+        errors = off(found[0]) / REPLACED[0] + ((found[1] - truth[1]).square().sum(1) + 1e-8).sqrt() / REPLACED[1]
+        near = off(start[0]) < ASTRAY
+        return (errors * near).sum() / near.sum().clamp(min=1)
+
+
+def assumed(u: Float[Tensor, "b o 3"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """Errors that are assumed of numbers of a like crystal, see `REPLACED`."""
+    position, lattice = (torch.full((len(u),), error, device=u.device) for error in REPLACED)
+    return position, lattice
+
+
 def atoms_loss(
     sites: Sites,
     mask: Bool[Tensor, "b n"],
@@ -301,7 +356,7 @@ def denoised(
     lattice: Float[Tensor, "b 6"],
     element: Int[Tensor, "b o"],
     facts: Int[Tensor, "b o f"],
-    first: tuple[float | Float[Tensor, "b"], float | Float[Tensor, "b"]],
+    first: tuple[float, float],
     steps: int,
     fresh: Float[Tensor, "s b o 3"] | None = None,
     churn: float = 0.0,
@@ -309,19 +364,17 @@ def denoised(
     """Free coordinates and lattice after `steps` noise levels, each with some of the noise `fresh` added before (churn).
 
     Args:
-        first: errors at the beginning, of positions (Å) and of lattice numbers, of all or of each crystal.
-        fresh: normal numbers for steps - 2 steps.
+        first: errors at the beginning, of positions (Å) and of lattice numbers. fresh: normal numbers for steps - 2 steps.
     """
-    part = torch.linspace(0, 1, steps, device=u.device)[:, None].double()
-    starts = (torch.as_tensor(error, dtype=torch.double, device=u.device).expand(len(u)) for error in first)
-    sigmas, strains = (start * (last / start) ** part for start, last in zip(starts, LAST, strict=True))  # s b
+    sigmas, strains = (np.geomspace(start, last, steps) for start, last in zip(first, LAST, strict=True))
     for i, (sigma, strain) in enumerate(zip(sigmas, strains, strict=True)):
         if fresh is not None and churn and 0 < i < steps - 1:
             with torch.autocast(u.device.type, enabled=False):
-                kick = (sigma * ((1 + churn) ** 2 - 1) ** 0.5).float()[:, None, None] * fresh[i - 1].to(u.device)
+                kick = sigma * ((1 + churn) ** 2 - 1) ** 0.5 * fresh[i - 1].to(u.device)
                 u, sigma = u + frame.projected(frame.cell(lattice), kick), sigma * (1 + churn)
-        clean_u, clean_lattice = sites(frame, u, lattice, sigma.float(), strain.float(), element, facts)
+        now = (torch.full((len(u),), float(level), device=u.device) for level in (sigma, strain))
+        clean_u, clean_lattice = sites(frame, u, lattice, *now, element, facts)
         last = i + 1 == steps
-        u = clean_u + (0.0 if last else (sigmas[i + 1] / sigma).float()[:, None, None]) * (u - clean_u)
-        lattice = clean_lattice + (0.0 if last else (strains[i + 1] / strain).float()[:, None]) * (lattice - clean_lattice)
+        u = clean_u + (0.0 if last else float(sigmas[i + 1] / sigma)) * (u - clean_u)
+        lattice = clean_lattice + (0.0 if last else float(strains[i + 1] / strain)) * (lattice - clean_lattice)
     return u, lattice

@@ -258,7 +258,7 @@ def test_draws_stay_within_a_class_of_graphs(within: str, belongs: Callable) -> 
     plain = Tokenizer(TokenizerConfig(atoms=("X",), implied=False, hops=1, max_atoms=24))
     torch.manual_seed(1)
     model = Model(TINY, plain).eval()
-    prompts, keys = [Prompt(n_atoms=(12, 24))] * 12, [(8, i) for i in range(12)]
+    prompts, keys = [Prompt(n_atoms=(12, 20))] * 8, [(8, i) for i in range(8)]
     kept, free = ([plain.decode(d.tokens).adjacency() > 0 for d in model.sample(prompts, keys, within=w)] for w in (within, ""))
     assert all(map(belongs, kept)) and not all(map(belongs, free))
     with pytest.raises(InputError, match="absorbing"):

@@ -101,11 +101,11 @@ def test_distance_and_valence_are_kept(model: Model, tokenizer: Tokenizer) -> No
 @pytest.mark.parametrize("place", ["refined", "diffusion"])
 def test_distance_and_valence_without_bins(tokenizer: Tokenizer, place: str) -> None:
     """What cannot be masked is started anew: every draw keeps the promise or says that it could not."""
-    model, prompts = made(tokenizer, place=place).eval(), [Prompt(n_atoms=(12, 12))] * 12
-    plain = list(model.sample(prompts, [(0, i) for i in range(12)], **{**PLAIN, "refine": 3}))
+    model, prompts = made(tokenizer, place=place).eval(), [Prompt(n_atoms=(12, 12))] * 8
+    plain = list(model.sample(prompts, [(0, i) for i in range(8)], **{**PLAIN, "refine": 3}))
     found = {
         d.index: d
-        for d in model.sample(prompts, [(0, i) for i in range(12)], 5, **{**PLAIN, "refine": 3}, min_distance=2.0, valence=True, tries=4)
+        for d in model.sample(prompts, [(0, i) for i in range(8)], 5, **{**PLAIN, "refine": 3}, min_distance=2.0, valence=True, tries=4)
     }
     room = Room(tokenizer.config.elements, 2.0, True)
     held = failed = again = 0
@@ -123,7 +123,7 @@ def test_distance_and_valence_without_bins(tokenizer: Tokenizer, place: str) -> 
         else:
             again += 1
             assert found[one.index].calls > one.calls
-    assert held + failed == len(found) == 12 and held and again
+    assert held + failed == len(found) == 8 and held and again
 
 
 def test_room_is_what_it_says() -> None:

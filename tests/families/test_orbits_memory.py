@@ -152,21 +152,81 @@ def test_numbers_begin_where_a_crystal_of_the_same_words_has_them(model: orbits.
     options = {"score": "words", "precision": "32", "memory": 0.999, "steps": 2}
     (one,) = model.memory.near(composition(Sn=2, O=4))
     volumes = []
-    for near, close in ((0.001, True), (0.0, False)):
-        drawn = [
-            d.tokens for d in model.sample([prompt] * 8, [(1, k) for k in range(8)], near=near, near_strain=0.003, strain=0.003, **options)
-        ]
+    for near in (True, False):
+        drawn = [d.tokens for d in model.sample([prompt] * 8, [(1, k) for k in range(8)], near=near, strain=0.003, **options)]
         apart = np.array([tokens.free for tokens in drawn]) - one.free
-        assert (np.abs(apart - apart.round()).max() < 0.02) == close
+        assert (np.abs(apart - apart.round()).max() < 0.02) == near
         cells = np.array([TOKENIZER.decode(tokens).cell for tokens in drawn])
         lengths = np.sort(np.linalg.norm(cells, axis=-1), axis=1)
-        assert (np.abs(lengths[:, 0] / lengths[:, 2] - 2.96 / 4.6).max() < 0.01) == close
+        assert (np.abs(lengths[:, 0] / lengths[:, 2] - 2.96 / 4.6).max() < 0.01) == near
         volumes.append(np.abs(np.linalg.det(cells)))
     np.testing.assert_allclose(*volumes, rtol=0.01)
     assert np.ptp(volumes[0]) > 0.1
     itself = Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2, space_group=136)
-    (draw,) = model.sample([itself], [(1, 0)], near=0.001, near_strain=0.003, **options)
+    (draw,) = model.sample([itself], [(1, 0)], **options)
     assert np.linalg.det(TOKENIZER.decode(draw.tokens).cell) == pytest.approx(4.6 * 4.6 * 2.96, rel=0.01)
+
+
+def rutile(metal: int, anion: int, u: float, origin: float = 0.0, a: float = 4.6) -> Structure:
+    """Four-fold sites at (u, u, 0) round the metals; with an origin of ½ the other way to describe the same crystal."""
+    sites = [[u, u, 0], [-u, -u, 0], [0.5 - u, 0.5 + u, 0.5], [0.5 + u, 0.5 - u, 0.5]]
+    metals = [[0, 0, 0], [0.5, 0.5, 0.5]]
+    return crystal(np.diag([a, a, 0.64 * a]), {metal: (np.array(metals) + origin).tolist(), anion: (np.array(sites) + origin).tolist()})
+
+
+def test_numbers_are_averaged_over_crystals_in_the_same_setting() -> None:
+    """By their shares; one that stands otherwise is left out, and so is every other one where a crystal has the elements asked for."""
+    memory = memory_of([rutile(22, 8, 0.30), rutile(50, 8, 0.31), rutile(23, 9, 0.21), ROCKSALT])
+    asked = composition(Mo=2, O=4)
+    every = memory.near(asked)
+    u = [min(one.free[0, 0], 1 - one.free[0, 0]) for one in every]
+    assert sorted(round(value, 2) for value in u) == [0.21, 0.30, 0.31]
+    first = int(np.argmin(np.abs(np.array(u) - 0.30)))
+    together = [k for k, value in enumerate(u) if value > 0.25]
+    weights = np.exp([every[k].share for k in together])
+    mean = memory.mean(every, first)
+    expected = np.average([every[k].free for k in together], axis=0, weights=weights)
+    np.testing.assert_allclose(mean.free, expected, atol=1e-9)
+    np.testing.assert_allclose(mean.facts, np.average([facts()[every[k].elements] for k in together], axis=0, weights=weights), atol=1e-6)
+    assert not mean.same and 0 < np.abs(mean.free[0, 0] - every[first].free[0, 0]) < 0.01
+    titania = memory.near(composition(Ti=2, O=4))
+    own = next(k for k, one in enumerate(titania) if one.same)
+    assert np.array_equal(memory.mean(titania, own).free, titania[own].free) and memory.mean(titania, own).same
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 199))
+def test_a_crystal_is_asked_of_others_in_training(row: int) -> None:
+    """Of the crystals of its words all but itself are recalled; asked as a new one, all are."""
+    memory, crystals = sample(), samples("mp20")
+    tokens = TOKENIZER.encode(crystals[row % len(crystals)])
+    words = int(tokens.group[0]), list(zip(tokens.owner.tolist(), tokens.letters.tolist(), strict=True))
+    asked = tuple(zip(tokens.elements.tolist(), tokens.counts.tolist(), strict=True))
+    every, others = (memory.of(asked, *words, itself=itself) for itself in (True, False))
+    assert all((one.number, list(one.orbits)) == words for one in every)
+    assert sum(one.same for one in every) == sum(one.same for one in others) + 1
+    assert [one.elements.tolist() for one in others if not one.same] == [one.elements.tolist() for one in every if not one.same][
+        : len(others)
+    ]
+
+
+def test_what_is_recalled_is_put_right() -> None:
+    """Oxides have another u than the fluorides that they begin with, and these than oxides: learnt from the elements."""
+    torch.manual_seed(0)
+    model = orbits.Model(dataclasses.replace(SMALL, memory=True, words_weight=0, lattice_weight=0), TOKENIZER)
+    pairs = [rutile(metal, anion, 0.29 + 0.02 * (anion == 9)) for metal in (22, 23, 50) for anion in (8, 9)]
+    arrays = tokens_of(pairs)
+    model.remember(arrays)
+    batch, optimizer = arrays.batch(np.arange(6)), torch.optim.Adam(model.sites.parameters(), lr=5e-3)
+    errors = []
+    for step in range(30):
+        parts = model.loss(batch, torch.Generator().manual_seed(step))
+        assert np.isclose(parts["loss"].item(), sum(parts[name].item() for name in ("sites", "cell", "replaced")), rtol=1e-5)
+        optimizer.zero_grad()
+        parts["replaced"].backward()
+        optimizer.step()
+        errors.append(parts["replaced"].item())
+    assert np.mean(errors[-5:]) < 0.6 * np.mean(errors[:5])
 
 
 def test_memory_is_kept_in_files_and_by_runs_that_go_on(tmp_path: Path, model: orbits.Model) -> None:
@@ -198,7 +258,7 @@ def test_a_recipe_remembers_its_training_crystals(tmp_path: Path) -> None:
         assert len(tensors["memory.group"]) == header["card"]["records"] == header["statistics"]["n_records"]
 
 
-@pytest.mark.parametrize("options", [{"memory": 1.0}, {"memory": -0.1}, {"near": -1.0}, {"near_strain": 0.0}])
+@pytest.mark.parametrize("options", [{"memory": 1.0}, {"memory": -0.1}])
 def test_bad_options(model: orbits.Model, options: dict[str, float]) -> None:
-    with pytest.raises(InputError, match=r"memory|near_strain"):
+    with pytest.raises(InputError, match="memory"):
         list(model.sample([Prompt(crystal=True)], [(0, 0)], **options))

@@ -3,6 +3,7 @@
 p(words | composition) = λ Σ_j w_j [the words are those of crystal j, its elements replaced] + (1 - λ) p_network(words | composition),
 w = softmax_j(-d_j) over the nearest crystals with the same numbers of atoms. d is the least Σ |v(a) - v(b)| over the ways to replace
 elements a by elements b of equal count, v a vector for each element, learnt so that every training crystal is likely given all others.
+Numbers: Σ_j w_j numbers_j over those of the drawn words and the same setting, which the denoiser then puts right in one step.
 
 Sources: Khandelwal et al., nearest-neighbour language models, ICLR 2020 (the mixture); Hautier et al., Inorg. Chem. 50 (2011) 656
 (which elements replace each other is learnt from known crystals).
@@ -27,6 +28,8 @@ from sciar.nn.elements import facts
 NEAREST = 64  # crystals that take part
 MANY = 720  # ways to replace the elements; a composition that has more is not looked up
 PASSES, BATCH, RATE, FLOOR = 3, 256, 5e-3, 0.002  # of learning the vectors; FLOOR: what the law gives to words that it does not know
+CLOSE = 0.06  # fractions by which coordinates of crystals in the same setting differ at most
+AVERAGED = 8  # crystals whose numbers are averaged, at most
 PADDING = 255
 
 
@@ -56,7 +59,8 @@ class Recalled:
 
     Args:
         share: ln w. number: space group. orbits: (index of the element in the composition, letter), in the order that they are drawn in.
-        free: free coordinates of its orbits, to 1/256. lattice: its lattice numbers. same: no element was replaced.
+        free: free coordinates of its orbits, to 1/256. lattice: its lattice numbers. elements: atomic numbers that its orbits have.
+        same: no element was replaced.
     """
 
     share: float
@@ -64,13 +68,37 @@ class Recalled:
     orbits: tuple[tuple[int, int], ...]
     free: Float[np.ndarray, "o 3"]
     lattice: Float[np.ndarray, "6"]
+    elements: Int[np.ndarray, "o"]
     same: bool
+
+
+class Numbers(NamedTuple):
+    """Numbers that an answer begins with.
+
+    Args:
+        free: free coordinates. lattice: its lattice numbers. facts: of the elements that its orbits had (see `nn.elements.facts`).
+        same: they are of a crystal of the same elements, so its volume is known.
+    """
+
+    free: Float[np.ndarray, "o 3"]
+    lattice: Float[np.ndarray, "6"]
+    facts: Float[np.ndarray, "o f"]
+    same: bool
+
+
+def stacked(numbers: Sequence[Numbers], orbits: int) -> tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"], Float[Tensor, "b o f"]]:
+    """Free coordinates, lattice numbers and facts of several crystals, filled up with zeros to so many orbits."""
+    padded = lambda column: np.stack([np.pad(x, ((0, orbits - len(x)), (0, 0))) for x in column])  # noqa: E731
+    columns = padded([one.free for one in numbers]), np.stack([one.lattice for one in numbers]), padded([one.facts for one in numbers])
+    free, lattice, facts = (torch.from_numpy(column).float() for column in columns)
+    return free, lattice, facts
 
 
 class Memory(nn.Module):
     """Compositions, words and numbers of training crystals, and the vectors that say which elements are alike; stored with the weights."""
 
     vectors: Float[Tensor, "z f"]
+    facts: Float[Tensor, "z f"]
     elements: Int[Tensor, "n m"]
     counts: Int[Tensor, "n m"]
     group: Int[Tensor, "n 1"]
@@ -82,10 +110,12 @@ class Memory(nn.Module):
     def __init__(self, max_elements: int, max_atoms: int) -> None:
         super().__init__()
         self.register_buffer("vectors", facts())
+        self.register_buffer("facts", facts(), persistent=False)
         widths = {"elements": max_elements, "record": 1, "orbits": max_atoms}
         for name, column in _COLUMNS.items():
             self.register_buffer(name, torch.zeros(0, widths[column.axis], *column.shape, dtype=column.dtype))
         self._known: dict[tuple[int, ...], _Alike] | None = None
+        self._apart: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.group)
@@ -94,7 +124,7 @@ class Memory(nn.Module):
         for name in _COLUMNS:  # as many crystals as the file has
             if prefix + name in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[prefix + name], device=getattr(self, name).device))
-        self._known = None
+        self._known = self._apart = None
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def add(self, arrays: TokenArrays) -> None:
@@ -123,22 +153,43 @@ class Memory(nn.Module):
 
     def near(self, composition: Sequence[tuple[int, int]]) -> list[Recalled]:
         """The nearest crystals to (atomic number, atoms) pairs, rising; () if none has these numbers of atoms. Shares add up to 1."""
-        distances = torch.cdist(self.vectors, self.vectors).double().cpu().numpy()
+        return self._recalled(composition)
+
+    def of(self, composition: Sequence[tuple[int, int]], number: int, orbits: Sequence[tuple[int, int]], itself: bool) -> list[Recalled]:
+        """Those of them that have these words; without `itself` the nearest one, which the words were read from, is left out."""
+        return self._recalled(composition, (number, tuple(orbits)), itself)
+
+    def _recalled(self, composition: Sequence[tuple[int, int]], words: Any = None, itself: bool = True) -> list[Recalled]:
         elements, counts = np.array(composition).T
-        alike, rows, slots, distance = self._nearest(elements, counts, distances)
-        shares = -distance - np.logaddexp.reduce(-distance) if len(rows) else distance
-        if alike is None:
+        alike, rows, slots, distance = self._nearest(elements, counts, self._distances(), None if itself else words)
+        if alike is None or not len(rows):
             return []
-        return [
-            Recalled(
-                w,
-                *alike.words(row, slot),
-                alike.free[row][alike.order(row, slot)],
-                alike.lattice[row],
-                np.array_equal(alike.elements[row], elements[slot]),
-            )
-            for w, row, slot in zip(shares.tolist(), rows.tolist(), slots, strict=True)
-        ]
+        answers = []
+        for share, row, slot in zip((-distance - np.logaddexp.reduce(-distance)).tolist(), rows.tolist(), slots, strict=True):
+            if words is not None and alike.group[row] != words[0]:
+                continue  # most are not of these words, and this is soon seen
+            number, orbits = alike.words(row, slot)
+            if words is None or words == (number, orbits):
+                own = np.empty(len(slot), dtype=int)
+                own[slot] = alike.elements[row]
+                free, owner = alike.free[row][alike.order(row, slot)], [k for k, _ in orbits]
+                answers.append(Recalled(share, number, orbits, free, alike.lattice[row], own[owner], np.array_equal(own, elements)))
+        return answers
+
+    def mean(self, recalled: Sequence[Recalled], first: int) -> Numbers:
+        """Numbers of crystals of the same words, by their shares, as far as they stand in the setting of the first-th one; of that one
+        alone if it has the elements that are asked for."""
+        own = recalled[first]
+        every = [own] if own.same else [own, *recalled[:first], *recalled[first + 1 :]][:AVERAGED]
+        off = np.stack([one.free for one in every]) - own.free
+        off -= np.round(off)
+        weights = np.exp([one.share - own.share for one in every]) * (np.abs(off) < CLOSE).all((1, 2))
+        weights /= weights.sum()
+        average = lambda values: np.einsum("k,k...->...", weights, np.stack(values))  # noqa: E731
+        table = self.facts.cpu().numpy()
+        return Numbers(
+            own.free + average(off), average([one.lattice for one in every]), average([table[one.elements] for one in every]), own.same
+        )
 
     def _nearest(
         self, elements: np.ndarray, counts: np.ndarray, distances: np.ndarray, without: tuple[Any, ...] | None = None
@@ -159,6 +210,12 @@ class Memory(nn.Module):
             own = next((k for k, row in enumerate(rows.tolist()) if alike.words(row, order[ways[best[row]]]) == without), len(rows) - 1)
             rows = np.delete(rows, own)
         return alike, rows, order[ways[best[rows]]], least[rows]
+
+    def _distances(self) -> Float[np.ndarray, "z z"]:
+        """Of any two elements."""
+        if self._apart is None:
+            self._apart = torch.cdist(self.vectors, self.vectors).double().cpu().numpy()
+        return self._apart
 
     def _by_counts(self) -> dict[tuple[int, ...], _Alike]:
         if self._known is None:
@@ -182,7 +239,7 @@ class Memory(nn.Module):
 
     def _learn(self) -> None:
         """The vectors, by Adam on the likelihood of each crystal's words given all others, nearest by the facts of their elements."""
-        distances = torch.cdist(self.vectors, self.vectors).double().cpu().numpy()
+        distances = self._distances()
         shape = len(self), NEAREST, self.counts.shape[1]
         own, other = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
         real, same = np.zeros(shape[:2], bool), np.zeros(shape[:2], bool)
@@ -212,6 +269,7 @@ class Memory(nn.Module):
                     loss.backward()
                     optimizer.step()
         self.vectors.copy_(vectors.detach())
+        self._apart = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

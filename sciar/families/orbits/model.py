@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sciar.batch import Batch, TokenArrays
 from sciar.diffusion.gaussian import EDM
 from sciar.errors import InputError
-from sciar.families.orbits.memory import Memory
+from sciar.families.orbits.memory import Memory, Numbers, stacked
 from sciar.families.orbits.tokens import Tokenizer
 from sciar.families.orbits.words import BEGIN, END, GROUP, ORBIT, PAIR, Words
 from sciar.families.orbits.wyckoff import LENGTHS, LETTERS, group, lattice_form
@@ -30,7 +30,7 @@ from sciar.nn.elements import ELEMENTS, facts
 from sciar.nn.embedding import Fourier
 from sciar.nn.head import DiffusionHead
 from sciar.nn.profile import Profile, disturbed, profiles
-from sciar.nn.sites import Frame, Sites, denoising_loss, matrix
+from sciar.nn.sites import Frame, Sites, denoising_loss, matrix, replacement_loss
 from sciar.nn.transformer import Block, Cache, initialise
 from sciar.prompt import Prompt
 
@@ -215,14 +215,17 @@ class Model(AbstractModel):
             self.profile = Profile(tokenizer.config.profile, w, readers=2)
         process = EDM(sigma_data=1.0, log_mean=-1.5, log_std=1.4, sigma_min=0.005, sigma_max=10.0)
         self.lattice_head = DiffusionHead(w, config.head_width, config.head_depth, process, size=6)
-        self.sites = Sites(ELEMENTS, self.catalogue.sizes[2:], config.sites_width, config.sites_layers, config.neighbours)
         if config.memory:
             self.memory = Memory(tokenizer.config.max_elements, most)
+        known = self.memory.facts.shape[1] if config.memory else 0
+        self.sites = Sites(ELEMENTS, self.catalogue.sizes[2:], config.sites_width, config.sites_layers, config.neighbours, known=known)
         initialise(self, config.layers)
         self.lattice_head.reset()
         if tokenizer.config.profile:
             self.profile.reset()
         nn.init.normal_(self.sites.push.weight, std=1e-3)
+        if config.memory:
+            nn.init.zeros_(self.sites.replaced.weight)
         nn.init.normal_(self.catalogue.own.weight, std=0.1)
         if config.facts:  # what all elements of a kind share first, then what sets one apart
             for part in (self.element, self.next_element, self.count_of):
@@ -351,7 +354,7 @@ class Model(AbstractModel):
         words = [parts[name] for name in ("composition", "group", "positions") if name in parts]
         weighted = [c.words_weight * part for part in words]
         weighted += [c.lattice_weight * parts["lattice"]] if "lattice" in parts else []
-        weighted += [c.sites_weight * (parts["sites"] + parts["cell"])] if "sites" in parts else []
+        weighted += [c.sites_weight * parts[name] for name in ("sites", "cell", "replaced") if name in parts]
         return {"loss": torch.stack(weighted).sum(), **parts}
 
     def _words_loss(self, batch: Batch, generator: torch.Generator | None) -> dict[str, Tensor]:
@@ -465,7 +468,38 @@ class Model(AbstractModel):
         sigma, strain = draw(config.sigma_low, config.sigma_high), draw(config.strain_low, config.strain_high)
         used = (c.basis[c.system[number]] != 0).any(1)
         element, facts = batch["elements"].gather(1, batch["owner"]), c.facts[position][..., 2:]
-        return denoising_loss(self.sites, frame, u, lattice, element, facts, c.free[position], used, (sigma, strain), generator)
+        parts = denoising_loss(self.sites, frame, u, lattice, element, facts, c.free[position], used, (sigma, strain), generator)
+        return parts | ({"replaced": self._replacement_loss(batch, position, element, generator)} if config.memory else {})
+
+    def _replacement_loss(self, batch: Batch, position: Tensor, element: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Crystals put right that begin as remembered ones of their words do, in training as others than they are themselves."""
+        numbers = self._remembered(batch, torch.rand(len(batch), generator=generator, device=element.device).tolist())
+        rows = torch.tensor([k for k, found in enumerate(numbers) if found is not None], dtype=torch.long, device=element.device)
+        if not len(rows):
+            return torch.zeros((), device=element.device)
+        free, lattice, known = (
+            column.to(element.device) for column in stacked([found for found in numbers if found is not None], element.shape[1])
+        )
+        position, element = position[rows], element[rows]
+        frame, facts = self.catalogue.frame(batch["group"][rows, 0], position), self.catalogue.facts[position][..., 2:]
+        truth = batch["free"][rows], batch["lattice"][rows, 0]
+        return replacement_loss(self.sites, frame, (free, lattice), truth, self.memory.facts[element] - known, element, facts)
+
+    def _remembered(self, batch: Batch, luck: Sequence[float]) -> list[Numbers | None]:
+        """Numbers that crystals of these words have, in the setting of one that a number below 1 picks; None where there is none."""
+        columns = [batch[name].tolist() for name in ("elements", "counts", "owner", "letters", "group")]
+        lengths = [batch.masks[axis].sum(1).tolist() for axis in ("elements", "orbits")]
+        found: list[Numbers | None] = []
+        for elements, counts, owner, letters, (number,), pairs, orbits, value in zip(*columns, *lengths, luck, strict=True):
+            composition = tuple(zip(elements[:pairs], counts[:pairs], strict=True))
+            words = tuple(zip(owner[:orbits], letters[:orbits], strict=True))
+            alike = self.memory.of(composition, number, words, itself=not self.training)
+            if not alike:
+                found.append(None)
+                continue
+            shares = np.exp([one.share for one in alike]).cumsum()
+            found.append(self.memory.mean(alike, int(np.searchsorted(shares, value * shares[-1]))))
+        return found
 
     def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
         """See `sciar.family.Model.sample`; options: `sciar.families.orbits.sample.Options`."""

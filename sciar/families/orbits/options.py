@@ -18,9 +18,8 @@ class Options:
         composition_temperature: of the elements and their counts, where they are not given.
         memory: λ, the share of remembered crystals in the law of the words (see `memory.py`), where a formula is asked for and neither
             properties nor a powder profile, which they know nothing of, is read.
-        near: first noise level, Å, of coordinates that begin as those of a remembered crystal of the same words, in a cell of its shape,
-            and of its size if no element was replaced; 0 = all begin anywhere. near_strain: the error of that cell that the denoiser
-            assumes at first.
+        near: numbers begin as those of remembered crystals of the same words, in the volume that is drawn, or in their own if no
+            element was replaced, and are put right in one step; False = all begin anywhere.
         guidance: of the wanted properties and powder profile; 1 = none.
         lattice_steps: solver steps of the lattice's head. lattice_temperature: of its noise.
         steps: evaluations of the joint denoiser. sigma: its first noise level, Å. strain: the error of the lattice it assumes at first.
@@ -33,8 +32,7 @@ class Options:
     temperature: float = 0.7
     composition_temperature: float = 0.7
     memory: float = 0.65
-    near: float = 0.02
-    near_strain: float = 0.01
+    near: bool = True
     guidance: float = 1.0
     lattice_steps: int = 12
     lattice_temperature: float = 0.5
@@ -50,12 +48,10 @@ class Options:
             raise InputError(
                 "sample: expected temperature and composition_temperature > 0, lattice_temperature ≥ 0; use 1 for the model's own law"
             )
-        if self.steps < 1 or self.lattice_steps < 1 or not min(self.sigma, self.strain, self.near_strain) > 0 or not 0 <= self.churn <= 1:
-            raise InputError("sample: expected steps ≥ 1, sigma, strain and near_strain > 0, churn from 0 to 1; correct them")
-        if not (0 <= self.memory < 1 and self.near >= 0):
-            raise InputError(
-                f"sample: expected memory from 0 to below 1 and near ≥ 0, got {self.memory}, {self.near}; use 0 for the network's own law"
-            )
+        if self.steps < 1 or self.lattice_steps < 1 or not min(self.sigma, self.strain) > 0 or not 0 <= self.churn <= 1:
+            raise InputError("sample: expected steps ≥ 1, sigma and strain > 0, churn from 0 to 1; correct them")
+        if not 0 <= self.memory < 1:
+            raise InputError(f"sample: expected memory from 0 to below 1, got {self.memory}; use 0 for the network's own law")
         if self.score not in ("bound", "words"):
             raise InputError(f"sample: expected score bound or words, got {self.score!r}")
         precision.check(self.precision)

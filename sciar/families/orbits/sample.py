@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sciar import precision
 from sciar.families.orbits.constraints import Wish, wish_of
+from sciar.families.orbits.memory import stacked
 from sciar.families.orbits.options import Options
 from sciar.families.orbits.tokens import NO_REFLECTIONS, Tokens
 from sciar.families.orbits.words import Sentence, Writer
 from sciar.families.orbits.wyckoff import group
 from sciar.family import Draw, options_of
-from sciar.nn.sites import Frame, denoised
+from sciar.nn.sites import Frame, assumed, denoised
 from sciar.prompt import Prompt
 from sciar.structure import NUMBERS
 
@@ -63,53 +64,75 @@ def numbers(model: Model, rows: Sequence[Sentence], options: Options) -> list[tu
     most = max(len(row.orbits) for row in rows)
     position = torch.full((len(rows), most), c.count, device=device)
     element = torch.zeros_like(position)
-    start, noise = torch.zeros(len(rows), most, 3), torch.zeros(len(rows), 6)
-    shift, like = torch.zeros_like(start), torch.zeros_like(noise)
-    fresh = torch.zeros(max(0, options.steps - 2), len(rows), most, 3) if options.churn else None
+    noise = torch.zeros(len(rows), 6)
     for k, row in enumerate(rows):
         n = len(row.orbits)
         position[k, :n] = torch.tensor([group(row.number).start + letter for _, letter in row.orbits])
         element[k, :n] = torch.tensor([row.pairs[owner][0] for owner, _ in row.orbits])
-        rng = np.random.default_rng([*row.key, 1])
-        noise[k] = torch.from_numpy(rng.standard_normal(6, dtype=np.float32))
-        start[k, :n] = torch.from_numpy(rng.random((n, 3), dtype=np.float32))
-        if row.like is not None:
-            start[k, :n], like[k] = (torch.from_numpy(x.astype(np.float32)) for x in (row.like.free, row.like.lattice))
-            shift[k, :n] = torch.from_numpy(np.random.default_rng([*row.key, 4]).standard_normal((n, 3), dtype=np.float32))
-        if fresh is not None:
-            fresh[:, k, :n] = torch.from_numpy(rng.standard_normal((len(fresh), n, 3), dtype=np.float32))
+        noise[k] = torch.from_numpy(np.random.default_rng([*row.key, 1]).standard_normal(6, dtype=np.float32))
     used = (c.basis[c.system[number]] != 0).any(1)
     scaled = model.lattice_head.sample(summary, noise.to(device), options.lattice_steps, temperature=options.lattice_temperature, used=used)
     lattice = model.scaled(scaled.float(), number, atoms, back=True)
-    frame, u = c.frame(number, position), start.to(device)
-    facts = c.facts[position][..., 2:]
-    known, same = torch.tensor([(row.like is not None, row.like is not None and row.like.same) for row in rows], device=device).T
-    scaled = _scaled_to(frame, like.to(device), lattice, c.lengths[c.system[number]])
-    lattice = torch.where(known[:, None], torch.where(same[:, None], like.to(device), scaled), lattice)
-    u = u + frame.projected(frame.cell(lattice), options.near * shift.to(device))
-    first = torch.where(known, options.near, options.sigma), torch.where(known, options.near_strain, options.strain)
-    u, lattice = denoised(model.sites, frame, u, lattice, element, facts, first, options.steps, fresh, options.churn)
+    u, facts = torch.zeros(len(rows), most, 3, device=device), c.facts[position][..., 2:]
+    for known in (False, True):
+        part = [k for k, row in enumerate(rows) if (row.like is not None) == known]
+        if part:
+            some = [rows[k] for k in part]
+            frame, inputs = c.frame(number[part], position[part]), (lattice[part], element[part], facts[part])
+            u[part], lattice[part] = (
+                _from_remembered(model, frame, some, *inputs) if known else _drawn(model, frame, some, *inputs, options)
+            )
     u = (u % 1.0) * (torch.arange(3, device=device) < c.free[position][..., None])
     nats = torch.zeros(len(rows), device=device)
     if options.score == "bound":
-        probe, tilt = torch.zeros(len(rows), 6), torch.zeros_like(start)
+        probe, tilt = torch.zeros(len(rows), 6), torch.zeros(u.shape)
         for k, row in enumerate(rows):
             rng = np.random.default_rng([*row.key, 2])
             probe[k] = torch.from_numpy(rng.standard_normal(6, dtype=np.float32))
             tilt[k, : len(row.orbits)] = torch.from_numpy(rng.standard_normal((len(row.orbits), 3), dtype=np.float32))
         scaled = model.scaled(lattice, number, atoms)
         nats = model.lattice_head.likelihood_bound(summary, scaled, probe.to(device), LEVELS, used).float()
-        nats = nats + _sites_bound(model, frame, u, lattice, tilt.to(device), element, facts)
+        nats = nats + _sites_bound(model, c.frame(number, position), u, lattice, tilt.to(device), element, facts)
     columns = (x.double().cpu().numpy() for x in (lattice, u, nats))
     return [(p, x[: len(row.orbits)], float(value)) for row, p, x, value in zip(rows, *columns, strict=True)]
 
 
-def _scaled_to(
-    frame: Frame, lattice: Float[Tensor, "b 6"], other: Float[Tensor, "b 6"], lengths: Bool[Tensor, "b 6"]
-) -> Float[Tensor, "b 6"]:
-    """Lattice numbers of the same shape and the volume of the other ones: elements that take the place of each other differ in size."""
-    wanted, own = (torch.linalg.slogdet(frame.cell(x)).logabsdet for x in (other, lattice))
-    return lattice + lengths * ((wanted - own) / 3)[:, None]
+def _drawn(
+    model: Model,
+    frame: Frame,
+    rows: Sequence[Sentence],
+    lattice: Float[Tensor, "b 6"],
+    element: Int[Tensor, "b o"],
+    facts: Int[Tensor, "b o f"],
+    options: Options,
+) -> tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"]]:
+    """Free coordinates from anywhere, and the lattice, by all steps of the denoiser."""
+    start = torch.zeros(*element.shape, 3)
+    fresh = torch.zeros(max(0, options.steps - 2), *start.shape) if options.churn else None
+    for k, row in enumerate(rows):
+        rng, n = np.random.default_rng([*row.key, 4]), len(row.orbits)
+        start[k, :n] = torch.from_numpy(rng.random((n, 3), dtype=np.float32))
+        if fresh is not None:
+            fresh[:, k, :n] = torch.from_numpy(rng.standard_normal((len(fresh), n, 3), dtype=np.float32))
+    first = options.sigma, options.strain
+    return denoised(model.sites, frame, start.to(lattice), lattice, element, facts, first, options.steps, fresh, options.churn)
+
+
+def _from_remembered(
+    model: Model,
+    frame: Frame,
+    rows: Sequence[Sentence],
+    lattice: Float[Tensor, "b 6"],
+    element: Int[Tensor, "b o"],
+    facts: Int[Tensor, "b o f"],
+) -> tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"]]:
+    """Numbers of remembered crystals put right; in the volume of `lattice` where elements were replaced, as these differ in size."""
+    likes = [row.like for row in rows if row.like is not None]
+    free, like, known = (column.to(lattice.device) for column in stacked(likes, element.shape[1]))
+    same = torch.tensor([one.same for one in likes], device=lattice.device)
+    with torch.autocast(lattice.device.type, enabled=False):
+        like = torch.where(same[:, None], like, frame.resized(like, lattice))
+    return model.sites(frame, free, like, *assumed(free), element, facts, model.memory.facts[element] - known)
 
 
 def _sites_bound(

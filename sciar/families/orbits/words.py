@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from sciar.families.orbits.constraints import Composition, Wish, fits
-from sciar.families.orbits.memory import Recalled
+from sciar.families.orbits.memory import Numbers, Recalled
 from sciar.families.orbits.options import Options
 from sciar.families.orbits.wyckoff import group
 from sciar.nn.cache import StaticCache
@@ -67,7 +67,7 @@ class Sentence:
     summary: Tensor | None = None
     recalled: list[tuple[float, Recalled]] = field(default_factory=list)  # remembered crystals of these words so far, and ln p with them
     own: float = 0.0  # ln p with the network's law, of the words so far
-    like: Recalled | None = None  # one of these words, whose coordinates are where the drawing of the coordinates begins
+    like: Numbers | None = None  # of remembered crystals of these words, where the drawing of the numbers begins
 
     @property
     def next_owner(self) -> int:
@@ -85,7 +85,7 @@ class Writer:
         self.remembered: dict[Composition, list[Recalled]] = {}
 
     def write(self, rows: Sequence[Sentence]) -> None:
-        """Fill in the words, the score in nats of those that were drawn, the state behind the last, and a crystal like it."""
+        """Fill in the words, the score in nats of those that were drawn, the state behind the last, and numbers to begin with."""
         self._choose_compositions(rows)
         self._resample([row for row in rows if row.wish.narrow])
         self._recall(rows)
@@ -116,11 +116,13 @@ class Writer:
         row.own += float(logits[choice] - np.logaddexp.reduce(logits))
         row.recalled = [(weight, one) for weight, one in row.recalled if word(one) == choice]
 
-    def _like(self, row: Sentence) -> Recalled | None:
-        """One of the remembered crystals of the drawn words, by their shares; None where there is none."""
-        every = self._near(tuple(row.pairs))
-        same = [one for one in every if one.number == row.number and one.orbits == tuple(row.orbits)]
-        return same[_draw(np.array([one.share for one in same]), row.rng, self.options.temperature)[0]] if same else None
+    def _like(self, row: Sentence) -> Numbers | None:
+        """Numbers of remembered crystals of the drawn words, in the setting of one by their shares; None where there is none."""
+        same = [one for one in self._near(tuple(row.pairs)) if one.number == row.number and one.orbits == tuple(row.orbits)]
+        if not same:
+            return None
+        first, _ = _draw(np.array([one.share for one in same]), row.rng, self.options.temperature)
+        return self.model.memory.mean(same, first)
 
     def _near(self, composition: Composition) -> list[Recalled]:
         if composition not in self.remembered:
