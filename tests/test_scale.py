@@ -18,6 +18,7 @@ from fake import weights
 
 import sciar
 from sciar import cli, scale
+from sciar.bench.given import records
 from sciar.errors import InputError, SciarError
 from sciar.samples import Samples
 from sciar.shards import Shards
@@ -70,6 +71,10 @@ def test_two_workers_one_killed_and_one_worker_resumed(
     assert "".join(path.read_text() for path in shards.paths("sdf")) == reference.to_sdf()
     assert "".join(path.read_text() for path in shards.paths("smi")) == reference.to_smiles()
     assert len(pd.read_parquet(tmp_path / "two" / "parquet")) == 90
+    drawn = [structure for _, structure in records(tmp_path / "two") if not isinstance(structure, str)]
+    assert [(s.info["SCIAR_ROW"], s.info["SCIAR_DRAW"], s.formula) for s in drawn] == [
+        (str(r.row), str(r.draw), r.verdict.structure.formula) for r in reference.records
+    ]
 
     # one worker, killed again, and no patience: what is finished is kept, and the same call goes on
     seen: list[int] = []
@@ -84,6 +89,8 @@ def test_two_workers_one_killed_and_one_worker_resumed(
         scale.generate(**ASKED, model=model, out=tmp_path / "one", shard=16, workers=1, progress=poisoned)
     part = Shards(tmp_path / "one")
     assert seen == [0, 16, 32, 48, 64] and part.n_draws() == 64 and "2 of 6 shards left" in part.summary()
+    with pytest.raises(InputError, match="one: expected 90 draws, got 64; draw the rest"):
+        list(records(tmp_path / "one"))
     early = {path: path.stat().st_mtime_ns for path in part.paths("parquet")}
     line = f"--smiles-file {tmp_path / 'in.smi'} -n 30 --seed 3 --retry 1 --nfe 2 --model {model} --ray --workers 1 --shard 16"
     (tmp_path / "in.smi").write_text("CCO\nC1CC\nCC=O\n")

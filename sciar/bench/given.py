@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Given:
 
 
 def given(protocol: str, samples: str | os.PathLike[str] | Sequence[Structure | None], n: int | None = None) -> Given:
-    """The records of a file that `sciar.files.iter_read` knows, or structures as they are.
+    """The records of a file or folder, see `records`, or structures as they are.
 
     Args:
         protocol: for the error message.
@@ -58,10 +58,8 @@ def given(protocol: str, samples: str | os.PathLike[str] | Sequence[Structure | 
     problems: dict[int, str] = {}
     name = "samples"
     if isinstance(samples, (str, os.PathLike)):
-        from sciar.files import iter_read
-
         name = Path(samples).name
-        for row, found in iter_read(samples):
+        for row, found in records(Path(samples)):
             if isinstance(found, str):
                 problems[row] = found
                 structures.append(None)
@@ -74,6 +72,28 @@ def given(protocol: str, samples: str | os.PathLike[str] | Sequence[Structure | 
     if not structures:
         raise InputError(f"bench {protocol}: expected draws, got none in {name}; write one record per draw, an empty one for a failed draw")
     return Given(name, structures, problems)
+
+
+def records(path: Path) -> Iterator[tuple[int, Structure | str]]:
+    """(number from 0, structure or why there is none) of a file or folder that `sciar.files.iter_read` knows, or of all draws of a folder
+    that `sciar generate --ray` has filled, with what is written of each draw in a file (SCIAR_ROW, SCIAR_SCORE …) in `info`.
+
+    Raises:
+        InputError: nothing of that kind, or a folder that lacks draws.
+    """
+    if not (path / "manifest.json").is_file():
+        from sciar.files import iter_read
+
+        yield from iter_read(path)
+        return
+    from sciar.shards import Shards
+
+    shards = Shards(path)
+    if (n := shards.n_draws()) < shards.n_requested:
+        raise InputError(f"{path.name}: expected {shards.n_requested:,} draws, got {n:,}; draw the rest, the same `sciar generate` goes on")
+    for k, record in enumerate(shards.samples().records):
+        structure = record.verdict.structure
+        yield k, replace(structure, info={**structure.info, **record.properties})
 
 
 def one_of(protocol: str, model: Any, samples: Any) -> None:

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from sciar import datasets
-from sciar.bench import Progress, Result, front, published
-from sciar.bench.given import one_of
+from sciar.bench import Progress, Result, front, given, published
 from sciar.bench.ledger import comparisons
 from sciar.errors import InputError
 from sciar.metrics import crystal as metrics
@@ -45,7 +44,8 @@ def run_protocol(
 
     Args:
         model: to draw from, or
-        samples: a file of draws (.extxyz, .cif, .json …), by their SCIAR_ROW or else `draws` for each row in order; or rows of structures.
+        samples: a file of draws (.extxyz, .cif, .json …) or a folder that `sciar generate --ray` filled, by their SCIAR_ROW or else
+            `draws` for each row in order; or rows of structures.
         n: test crystals, chosen by `seed`; None = all.
         seed: of the draws and of the choice of rows.
         progress: told what is being done.
@@ -135,7 +135,7 @@ def answers(
     Raises:
         InputError: neither or both of model and samples, or a file that does not fit.
     """
-    one_of(name, model, samples)
+    given.one_of(name, model, samples)
     if draws < 1:
         raise InputError(f"bench {name}: expected draws of at least 1, got {draws}; correct it")
     if model is not None:
@@ -149,16 +149,14 @@ def answers(
 
 
 def of_file(name: str, path: Path, n_rows: int, draws: int) -> front.Answers:
-    """Draws of a file: by SCIAR_ROW and SCIAR_DRAW where records have them, else `draws` for each row in order.
+    """Draws of a file or folder: by SCIAR_ROW and SCIAR_DRAW where records have them, else `draws` for each row in order.
 
     Raises:
         InputError: rows beyond the last one, or another number of records than rows × draws.
     """
-    from sciar.files import iter_read
-
     rows: list[list[Structure | None]] = [[None] * draws for _ in range(n_rows)]
     scores = np.full((n_rows, draws), np.nan)
-    records = [found for _, found in iter_read(path)]
+    records = [found for _, found in given.records(path)]
     tagged = [not isinstance(found, str) and "SCIAR_ROW" in found.info for found in records]
     if not any(tagged) and len(records) != n_rows * draws:
         raise InputError(
