@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from sciar import convert
+from sciar import cif, convert
 from sciar.errors import InputError
 from sciar.plain import edge_list, edge_lists, from_edges, from_graph6, graph6
 from sciar.structure import NUMBERS, SYMBOLS, Structure
@@ -359,11 +359,10 @@ def _frame(structure: Structure, head: str) -> str:
 
 
 def _cif(structure: Structure) -> str:
-    from pymatgen.io.cif import CifWriter
-
     if structure.cell is None:
         raise InputError("cif: expected a crystal, got a molecule; write .sdf or .xyz")
-    return f"{CifWriter(convert.to_pymatgen(structure), significant_figures=10)}\n"  # type: ignore[arg-type]
+    block, _ = cif.text(structure)
+    return block
 
 
 def _poscar(structure: Structure) -> str:

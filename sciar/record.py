@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sciar.cif import text as cif_text
 from sciar.errors import InputError
 from sciar.files import xyz_block
 from sciar.lattice import TOLERANCE
@@ -208,20 +209,9 @@ def cif(record: Record, tolerance: float = TOLERANCE) -> str:
     structure = record.verdict.structure
     if structure.cell is None:
         raise InputError("output: expected crystals for .cif, got a molecule; use .sdf or .xyz")
-    from pymatgen.io.cif import CifWriter
-
-    native = record.verdict.native
-    if native is None:
-        from sciar import convert
-
-        native = convert.to_pymatgen(structure)
-    symmetric = bool(tolerance) and record.valid
-    try:
-        block = str(CifWriter(native, symprec=tolerance if symmetric else None))
-    except (TypeError, ValueError):  # no symmetry found at this tolerance
-        symmetric, block = False, str(CifWriter(native))
+    block, symmetric = cif_text(structure, tolerance if record.valid else 0.0)
     tags = "".join(f"# {key} {value}\n" for key, value in record.properties.items())
-    return f"{tags}# SCIAR_SYMMETRY {f'at {tolerance:g} Å' if symmetric else 'none'}\n{block}\n"
+    return f"{tags}# SCIAR_SYMMETRY {f'at {tolerance:g} Å' if symmetric else 'none'}\n{block}"
 
 
 def poscar(record: Record) -> str:

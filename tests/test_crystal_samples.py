@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crystals import caesium_chloride, crystal, perovskite, rock_salt, shaken
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.io.cif import CifParser
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from sciar import files, lattice, pxrd, view
+from sciar import cif, convert, datasets, files, lattice, pxrd, view
 from sciar.errors import InputError
 from sciar.prompt import Prompt
 from sciar.record import Record
@@ -52,6 +55,22 @@ def test_cif_has_symmetry_and_says_at_which_tolerance(drawn: Samples) -> None:
     text = drawn.to_cif()
     assert text.count("# SCIAR_SYMMETRY at 0.1 Å") == 4 and text.count("# SCIAR_SYMMETRY none") == 1
     assert text.count("Fm-3m") == 2 and text.count("'P 1'") == 1
+
+
+@pytest.mark.parametrize("row", range(0, 120, 5))
+def test_cif_with_symmetry_is_the_same_crystal(row: int) -> None:
+    """Real crystals: as many operations and orbits as the group has, and pymatgen builds the same crystal from them."""
+    crystal = datasets.samples("mp20")[row]
+    block, symmetric = cif.text(crystal, lattice.TOLERANCE)
+    number = lattice.space_group(crystal)
+    assert symmetric and f"_symmetry_Int_Tables_number   {number}\n" in block
+    (read,) = CifParser.from_str(block).parse_structures(primitive=False)
+    conventional = lattice.symmetrized(crystal, conventional=True)
+    assert SpacegroupAnalyzer(read, 0.01).get_space_group_number() == number and len(read) == conventional.n_atoms
+    rms = StructureMatcher(primitive_cell=True).get_rms_dist(read, convert.to_pymatgen(crystal))
+    assert rms is not None and rms[0] < 0.03
+    sites = block.split("_atom_site_occupancy\n")[1].strip().splitlines()
+    assert sum(int(line.split()[2]) for line in sites) == conventional.n_atoms
 
 
 def test_symmetrize(drawn: Samples) -> None:
