@@ -31,22 +31,28 @@ if __name__ == "__main__":
 """
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tokens are kept that all runs read."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return surroundings(tmp_path)
+def environment(tmp_path: Path, cache: Path) -> dict[str, str]:
+    return surroundings(tmp_path, cache)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """A run from beginning to end."""
     folder = tmp_path_factory.mktemp("whole")
-    assert fit(folder, surroundings(folder), "run") == 0
+    assert fit(folder, surroundings(folder, cache), "run") == 0
     return folder / "run"
 
 
-def surroundings(tmp_path: Path) -> dict[str, str]:
+def surroundings(tmp_path: Path, cache: Path) -> dict[str, str]:
     (tmp_path / "fit.py").write_text(SCRIPT)
-    return {**os.environ, "SCIAR_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "SCIAR_CACHE": str(cache), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def fit(tmp_path: Path, environment: dict[str, str], folder: str, die_at: int = 10**9, *overrides: str) -> int:
