@@ -141,12 +141,17 @@ def operations(structure: Structure, tolerance: float = 0.01) -> tuple[Float[np.
     found, n = symmetry(structure, tolerance), structure.n_atoms
     if found is None:
         return np.eye(3)[None], np.arange(n)[None]
-    x, to_fractions = fractional(structure), np.linalg.inv(structure.cell)
-    turns, shifts = np.array(found.operations.rotations), np.array(found.operations.translations)
+    turns, shifts = np.array(found.operations.rotations, dtype=float), np.array(found.operations.translations)
+    return structure.cell.T @ turns @ np.linalg.inv(structure.cell).T, images(structure, turns, shifts)
+
+
+def images(structure: Structure, turns: Float[np.ndarray, "g 3 3"], shifts: Float[np.ndarray, "g 3"]) -> Int[np.ndarray, "g n"]:
+    """Which atom each atom becomes by operations on fractional coordinates: the nearest one of its element."""
+    x = fractional(structure)
     off = (np.einsum("gij,nj->gni", turns, x) + shifts[:, None])[:, :, None] - x
     far = np.linalg.norm((off - np.round(off)) @ structure.cell, axis=-1)
     far[:, structure.numbers[:, None] != structure.numbers] = np.inf
-    return structure.cell.T @ turns @ to_fractions.T, far.argmin(-1)
+    return far.argmin(-1)
 
 
 def symmetrized(structure: Structure, tolerance: float = TOLERANCE, conventional: bool = False) -> Structure:

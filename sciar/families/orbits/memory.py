@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sciar.batch import TokenArrays
+from sciar.batch import Batch, TokenArrays
 from sciar.nn.elements import facts
 
 NEAREST = 64  # crystals that take part
@@ -190,6 +190,19 @@ class Memory(nn.Module):
         return Numbers(
             own.free + average(off), average([one.lattice for one in every]), average([table[one.elements] for one in every]), own.same
         )
+
+    def starts(self, batch: Batch, luck: Sequence[float], itself: bool) -> list[Numbers | None]:
+        """Numbers that crystals of the words of a batch have, each in the setting of one that a number below 1 picks; None where there is
+        none. Without `itself` of others than those that the batch holds."""
+        columns = [batch[name].tolist() for name in ("elements", "counts", "owner", "letters", "group")]
+        lengths = [batch.masks[axis].sum(1).tolist() for axis in ("elements", "orbits")]
+        found: list[Numbers | None] = []
+        for elements, counts, owner, letters, (number,), pairs, orbits, value in zip(*columns, *lengths, luck, strict=True):
+            composition = tuple(zip(elements[:pairs], counts[:pairs], strict=True))
+            alike = self.of(composition, number, tuple(zip(owner[:orbits], letters[:orbits], strict=True)), itself)
+            shares = np.exp([one.share for one in alike]).cumsum()
+            found.append(self.mean(alike, int(np.searchsorted(shares, value * shares[-1]))) if alike else None)
+        return found
 
     def _nearest(
         self, elements: np.ndarray, counts: np.ndarray, distances: np.ndarray, without: tuple[Any, ...] | None = None

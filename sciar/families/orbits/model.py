@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sciar.batch import Batch, TokenArrays
 from sciar.diffusion.gaussian import EDM
 from sciar.errors import InputError
-from sciar.families.orbits.memory import Memory, Numbers, stacked
+from sciar.families.orbits.memory import Memory, stacked
 from sciar.families.orbits.tokens import Tokenizer
 from sciar.families.orbits.words import BEGIN, END, GROUP, ORBIT, PAIR, Words
 from sciar.families.orbits.wyckoff import LENGTHS, LETTERS, group, lattice_form
@@ -473,7 +473,8 @@ class Model(AbstractModel):
 
     def _replacement_loss(self, batch: Batch, position: Tensor, element: Tensor, generator: torch.Generator | None) -> Tensor:
         """Crystals put right that begin as remembered ones of their words do, in training as others than they are themselves."""
-        numbers = self._remembered(batch, torch.rand(len(batch), generator=generator, device=element.device).tolist())
+        luck = torch.rand(len(batch), generator=generator, device=element.device).tolist()
+        numbers = self.memory.starts(batch, luck, itself=not self.training)
         rows = torch.tensor([k for k, found in enumerate(numbers) if found is not None], dtype=torch.long, device=element.device)
         if not len(rows):
             return torch.zeros((), device=element.device)
@@ -484,22 +485,6 @@ class Model(AbstractModel):
         frame, facts = self.catalogue.frame(batch["group"][rows, 0], position), self.catalogue.facts[position][..., 2:]
         truth = batch["free"][rows], batch["lattice"][rows, 0]
         return replacement_loss(self.sites, frame, (free, lattice), truth, self.memory.facts[element] - known, element, facts)
-
-    def _remembered(self, batch: Batch, luck: Sequence[float]) -> list[Numbers | None]:
-        """Numbers that crystals of these words have, in the setting of one that a number below 1 picks; None where there is none."""
-        columns = [batch[name].tolist() for name in ("elements", "counts", "owner", "letters", "group")]
-        lengths = [batch.masks[axis].sum(1).tolist() for axis in ("elements", "orbits")]
-        found: list[Numbers | None] = []
-        for elements, counts, owner, letters, (number,), pairs, orbits, value in zip(*columns, *lengths, luck, strict=True):
-            composition = tuple(zip(elements[:pairs], counts[:pairs], strict=True))
-            words = tuple(zip(owner[:orbits], letters[:orbits], strict=True))
-            alike = self.memory.of(composition, number, words, itself=not self.training)
-            if not alike:
-                found.append(None)
-                continue
-            shares = np.exp([one.share for one in alike]).cumsum()
-            found.append(self.memory.mean(alike, int(np.searchsorted(shares, value * shares[-1]))))
-        return found
 
     def sample(self, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], batch_size: int = 64, **options: Any) -> Iterator[Draw]:
         """See `sciar.family.Model.sample`; options: `sciar.families.orbits.sample.Options`."""
