@@ -121,12 +121,15 @@ def options_of(kind: type[T], given: Mapping[str, Any]) -> T:
     """A sampler's options from keywords.
 
     Raises:
-        InputError: a name that `kind`, a dataclass, does not have.
+        InputError: a name that `kind`, a dataclass, does not have, or a switch that is neither true nor false.
     """
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise InputError(f"sample: unknown option {unknown[0]!r}; expected {', '.join(names)}")
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if isinstance(field.default, bool) and not isinstance(value := given.get(field.name, True), bool):
+            raise InputError(f"sample: expected {field.name} true or false, got {value!r}; correct it")
     return kind(**given)
 
 

@@ -210,6 +210,7 @@ def cif(record: Record, tolerance: float = TOLERANCE) -> str:
     if structure.cell is None:
         raise InputError("output: expected crystals for .cif, got a molecule; use .sdf or .xyz")
     block, symmetric = cif_text(structure, tolerance if record.valid else 0.0)
+    block = block.replace("data_", f"data_{record.row}_{record.draw}_", 1)  # readers tell blocks apart by their names
     tags = "".join(f"# {key} {value}\n" for key, value in record.properties.items())
     return f"{tags}# SCIAR_SYMMETRY {f'at {tolerance:g} Å' if symmetric else 'none'}\n{block}"
 

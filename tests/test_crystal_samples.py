@@ -54,6 +54,7 @@ def test_the_same_order_in_all_files(drawn: Samples, tmp_path: Path) -> None:
 def test_cif_has_symmetry_and_says_at_which_tolerance(drawn: Samples) -> None:
     text = drawn.to_cif()
     assert text.count("# SCIAR_SYMMETRY at 0.1 Å") == 4 and text.count("# SCIAR_SYMMETRY none") == 1
+    assert len(CifParser.from_str(text).parse_structures(primitive=False, on_error="ignore")) >= 4, "blocks of one formula are told apart"
     assert text.count("Fm-3m") == 2 and text.count("'P 1'") == 1
 
 

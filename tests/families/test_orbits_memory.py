@@ -258,7 +258,7 @@ def test_a_recipe_remembers_its_training_crystals(tmp_path: Path) -> None:
         assert len(tensors["memory.group"]) == header["card"]["records"] == header["statistics"]["n_records"]
 
 
-@pytest.mark.parametrize("options", [{"memory": 1.0}, {"memory": -0.1}])
+@pytest.mark.parametrize("options", [{"memory": 1.0}, {"memory": -0.1}, {"near": 0.02}])
 def test_bad_options(model: orbits.Model, options: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="memory"):
+    with pytest.raises(InputError, match=f"expected {next(iter(options))}"):
         list(model.sample([Prompt(crystal=True)], [(0, 0)], **options))
