@@ -57,7 +57,7 @@ def run_protocol(
         keep: share of the draws, the best by score, in the ranked column (0.32 as Uni-3DAR's script); only where there are scores.
         seconds: of CPU time for one pair of crystals, and for one fingerprint.
         device: where the model runs.
-        coverage: COV-R and COV-P, where matminer is installed; the test set's fingerprints take half an hour once.
+        coverage: COV-R and COV-P, where matminer is installed; the test set's fingerprints take a quarter of an hour once.
         hull: so many draws, the first ones, are relaxed and held against the hull of the training set.
         potential: "chgnet", "emt", "lj" or an ASE calculator, for the hull.
         relax_known: relax the training crystals of the hull too.
