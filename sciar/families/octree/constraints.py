@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sciar.errors import InputError
+from sciar.families.octree import corners
 from sciar.families.octree.tokens import Tokenizer, random_rotation
 from sciar.families.octree.tree import POPCOUNT, morton
 from sciar.metrics.molecule import VALENCES
@@ -73,6 +74,8 @@ def wish_of(
         InputError: constraints that contradict each other, exceed the cube, or name what the tokenizer does not hold.
     """
     c = tokenizer.config
+    if c.corners:
+        prompt = corners.asked(prompt)
     if prompt.graph is not None or prompt.crystal:
         raise InputError("octree: expected a molecule to be drawn de novo, got a graph or a crystal's facts; use another model")
     allowed, (fewest, most) = composition.limits_of(prompt, c.elements, c.max_atoms)

@@ -21,6 +21,7 @@ from torch import Tensor
 from sciar.batch import TokenArrays, token_field
 from sciar.errors import InputError
 from sciar.families.octree import cell as cells
+from sciar.families.octree.corners import CORNER, cornered, uncornered
 from sciar.families.octree.tree import Forest, Grid, expand, grow, morton
 from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.family import moments
@@ -40,6 +41,8 @@ class TokenizerConfig:
         levels: halvings of the cube. cell: side of a leaf, Å. step: of a coordinate inside it, Å.
             The cube has a side of 2^levels · cell; published for QM9: 6, 0.24, 0.01.
         periodic: crystals: the cube is the unit cell, `cell` and `step` are fractions of a lattice vector, and 2^levels · cell is 1.
+        corners: crystals as published: molecules of their atoms and of the eight corners of the cell, see corners.py, which are of the
+            element X, to be listed, and count as atoms.
         pose: "random": as the molecule lies, turned anew in every epoch; "canonical": along its principal axes.
         max_atoms: most atoms of one molecule; also bounds what is drawn.
         properties: entries of `Structure.info` that can be asked for and predicted.
@@ -50,6 +53,7 @@ class TokenizerConfig:
     cell: float = 0.48
     step: float = 0.01
     periodic: bool = False
+    corners: bool = False
     pose: str = "random"
     max_atoms: int = 32
     properties: tuple[str, ...] = ("mu_D", "alpha_bohr3", "homo_eV", "lumo_eV", "gap_eV", "Cv_cal_molK", "U0_Ha")
@@ -68,6 +72,8 @@ class TokenizerConfig:
             raise InputError(
                 f"TokenizerConfig.cell: expected {0.5**self.levels} for {self.levels} halvings of a unit cell, got {self.cell}; correct it"
             )
+        if self.corners and (self.periodic or CORNER not in self.elements):
+            raise InputError(f"TokenizerConfig.corners: expected periodic: false and {CORNER} among elements, got others; correct them")
         if self.max_atoms < 1:
             raise InputError(f"TokenizerConfig.max_atoms: expected at least 1, got {self.max_atoms}")
 
@@ -138,8 +144,9 @@ class Tokenizer(AbstractTokenizer):
                 they could share a cell.
         """
         c = self.config
-        kind = "crystal with a cell" if c.periodic else "molecule"
-        if structure.positions is None or (structure.cell is not None) != c.periodic or not structure.n_atoms:
+        kind = "crystal with a cell" if c.periodic or c.corners else "molecule"
+        bare = c.corners and not (structure.numbers == NUMBERS[CORNER]).any()
+        if structure.positions is None or (structure.cell is not None) != c.periodic or not structure.n_atoms or bare:
             raise InputError(f"octree: expected a {kind} and positions, got {structure!r}; give it coordinates or use another model")
         if structure.hydrogens is not None and structure.hydrogens.any():
             raise InputError("octree: expected explicit hydrogens, got implicit ones; add them (Chem.AddHs)")
@@ -194,18 +201,23 @@ class Tokenizer(AbstractTokenizer):
         Raises:
             InputError: see `check`.
         """
-        if self.config.periodic and structure.cell is not None and structure.positions is not None and structure.n_atoms:
-            structure = primitive(structure)
+        structure = self._read(structure)
         self.check(structure)
         return self._encoded([structure], rng)[0]
 
     def encode_many(self, structures: Iterable[Structure]) -> Iterator[Tokens]:
         """Tokens of the structures that can be held, in order, the others left out; a thousand trees at once."""
-        if self.config.periodic:
-            structures = (primitive(s) if s.cell is not None and s.n_atoms else s for s in structures)
-        rest = iter(structures)
+        rest = map(self._read, structures)
         while chunk := list(islice(rest, 1024)):
             yield from self._encoded([s for s in chunk if self._fits(s)], None)
+
+    def _read(self, structure: Structure) -> Structure:
+        """A crystal's primitive cell, in space with its corners; what is none, and what is to be refused, as it is."""
+        if structure.cell is None or structure.positions is None or not structure.n_atoms:
+            return structure
+        if self.config.corners:
+            return cornered(primitive(structure))
+        return primitive(structure) if self.config.periodic else structure
 
     def _fits(self, structure: Structure) -> bool:
         try:
@@ -291,7 +303,8 @@ class Tokenizer(AbstractTokenizer):
             if self.config.periodic:
                 out.append(placed(Structure(self.numbers[np.asarray(t.element)][inverse]), cell_of_form(t.lattice[0]), x[inverse]))
                 continue
-            out.append(Structure(self.numbers[np.asarray(t.element)][inverse], x[inverse]))
+            drawn = Structure(self.numbers[np.asarray(t.element)][inverse], x[inverse])
+            out.append(uncornered(drawn) if self.config.corners else drawn)
         return out
 
     def _preview(self, t: Tokens) -> Structure:
