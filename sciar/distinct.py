@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from sciar import record as records
+from sciar.lattice import arrangement
 from sciar.record import Record
+from sciar.structure import Structure
 
 
 def first_of_each(samples: Sequence[Record], task: str, rmsd: float) -> list[Record]:
@@ -42,6 +45,25 @@ def farthest(samples: Sequence[Record], n: int) -> list[Record]:
         matrix = metrics.rmsd(positions, positions, metrics.symmetry(group[0].verdict.native, max_maps=64))
         kept += [group[i] for i in sorted(metrics.diverse(matrix, n).tolist())]
     return kept
+
+
+def votes(crystals: Sequence[Structure | None]) -> list[int]:
+    """How many of the crystals are arranged as each is, itself included: how often one answer was drawn; 0 of None and flat cells.
+
+    Arranged alike: same space group, and same elements on sites of the same symmetry (`sciar.lattice.arrangement`), whatever the numbers.
+
+    Source: Wang et al., Self-consistency, ICLR 2023, where the answer that is drawn most often is kept.
+    """
+    ballots = [_ballot(crystal) for crystal in crystals]
+    counts = Counter(ballots)
+    return [0 if ballot is None else counts[ballot] for ballot in ballots]
+
+
+def _ballot(crystal: Structure | None) -> Any:
+    try:
+        return None if crystal is None else arrangement(crystal)
+    except np.linalg.LinAlgError:  # a flat cell
+        return None
 
 
 def _first_crystals(samples: Sequence[Record]) -> list[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,21 @@ def space_group(structure: Structure, tolerance: float = TOLERANCE) -> int:
     """International number of the space group at a tolerance in Å; 1 where nothing is found."""
     found = symmetry(structure, tolerance)
     return int(found.number) if found is not None else 1
+
+
+def arrangement(structure: Structure, tolerance: float = TOLERANCE) -> tuple[int, tuple[tuple[int, int, str], ...]]:
+    """Space group, and of each orbit element, atoms in the primitive cell and site symmetry: all but the numbers of a crystal.
+
+    Args:
+        structure: a crystal.
+        tolerance: Å; where nothing is found every atom is an orbit of group 1.
+    """
+    found = symmetry(structure, tolerance)
+    if found is None:
+        return 1, tuple((z, 1, "1") for z in sorted(structure.numbers.tolist()))
+    cells = structure.n_atoms // len(found.prim_std_cell.numbers)
+    orbits = Counter(zip(found.orbits, structure.numbers.tolist(), found.site_symmetry_symbols, strict=True))
+    return int(found.number), tuple(sorted((z, n // cells, symbol) for (_, z, symbol), n in orbits.items()))
 
 
 def operations(structure: Structure, tolerance: float = 0.01) -> tuple[Float[np.ndarray, "g 3 3"], Int[np.ndarray, "g n"]]:

@@ -25,6 +25,7 @@ FORMATS = (".sdf", ".xyz", ".extxyz", ".smi", ".cif", ".json", ".g6", ".edgelist
 NOTED = (  # of a crystal
     "charge_balanced",
     "space_group",
+    "votes",
     "pxrd_cosine",
     "pxrd_rwp",
     "pxrd_strain",

@@ -208,23 +208,42 @@ class Samples(Sequence["Verdict"]):
         """Each row's samples, valid ones first, the best first.
 
         Args:
-            by: "score" (likelihood), "pxrd" (cosine of the powder patterns) or "energy" (eV per atom after `relax`); None = "pxrd" where
-                a pattern was given, else "score".
+            by: "score" (likelihood), "votes" (how many of a row's valid crystals are arranged alike, which is noted in their properties;
+                of those the likeliest first; see `sciar.distinct.votes`), "pxrd" (cosine of the powder patterns) or "energy" (eV per
+                atom after `relax`); None = "pxrd" where a pattern was given, else "score".
 
         Raises:
             InputError: another word, or samples that have no such number.
         """
-        keys: dict[str, Callable[[Record], float]] = {"score": lambda r: -r.score, "pxrd": _misfit, "energy": _energy}
+        keys: dict[str, Callable[[Record], float]] = {"score": lambda r: -r.score, "votes": _unlike, "pxrd": _misfit, "energy": _energy}
         if by is not None and by not in keys:
             raise InputError(f"rank: expected {', '.join(keys)}, got {by!r}; correct it")
-        if by in ("pxrd", "energy") and all(math.isnan(keys[by](r)) for r in self.records):
+        records = self._counted() if by == "votes" else self.records
+        if by in ("pxrd", "energy") and all(math.isnan(keys[by](r)) for r in records):
             advice = "generate with pxrd=" if by == "pxrd" else "call relax() first"
             raise InputError(f"rank: expected samples with {by}, got none; {advice}")
         if by is None:
-            by = "score" if all(math.isnan(_misfit(r)) for r in self.records) else "pxrd"
-        worth = {id(r): keys[by](r) for r in self.records}
-        best = {key: math.inf if math.isnan(value) else value for key, value in worth.items()}
-        return Samples(sorted(self.records, key=lambda r: (r.row, not r.valid, best[id(r)], r.draw)), self.run)
+            by = "score" if all(math.isnan(_misfit(r)) for r in records) else "pxrd"
+        best = {id(r): tuple(math.inf if math.isnan(v) else v for v in (keys[by](r), -r.score)) for r in records}
+        return Samples(sorted(records, key=lambda r: (r.row, not r.valid, best[id(r)], r.draw)), self.run)
+
+    def _counted(self) -> list[Record]:
+        """The records, valid ones with the votes of their row."""
+        from sciar.distinct import votes
+
+        if self.run.task != "crystal":
+            raise InputError(f"rank: expected crystals for votes, got samples of task {self.run.task!r}; choose another word")
+        rows: dict[int, list[int]] = {}
+        for k, r in enumerate(self.records):
+            if r.valid:
+                rows.setdefault(r.row, []).append(k)
+        records = list(self.records)
+        for ks in rows.values():
+            for k, count in zip(ks, votes([records[k].verdict.structure for k in ks]), strict=True):
+                verdict = records[k].verdict
+                noted = dataclasses.replace(verdict, structure=verdict.structure.with_info(votes=count))
+                records[k] = dataclasses.replace(records[k], verdict=noted)
+        return records
 
     def symmetrize(self, tolerance: float = 0.1, conventional: bool = False) -> Samples:
         """Crystals with lattice and positions made exact in the space group found; judged again, in the same order.
@@ -449,6 +468,10 @@ def _add_conformer(mol: Any, positions: np.ndarray, r: Record) -> None:
     conformer.SetIntProp("SCIAR_DRAW", r.draw)
     conformer.SetDoubleProp("SCIAR_SCORE", r.score)
     mol.AddConformer(conformer)
+
+
+def _unlike(r: Record) -> float:
+    return -float(str(r.verdict.structure.info.get("votes", "nan")))
 
 
 def _misfit(r: Record) -> float:

@@ -101,10 +101,24 @@ def test_rank_by_pattern_energy_and_score() -> None:
     assert {"pxrd_cosine", "charge_balanced", "space_group"} <= set(found.df.columns)
     with pytest.raises(InputError, match="expected samples with energy, got none; call relax"):
         found.rank("energy")
-    with pytest.raises(InputError, match="expected score, pxrd, energy, got 'beauty'"):
+    with pytest.raises(InputError, match="expected score, votes, pxrd, energy, got 'beauty'"):
         found.rank("beauty")
     with pytest.raises(InputError, match="with pxrd, got none; generate with pxrd="):
         samples([rock_salt()]).rank("pxrd")
+
+
+def test_rank_by_votes() -> None:
+    turned = rock_salt(5.5).permuted(np.array([1, 0])).shifted([0.3, 0.1, 0.7])
+    found = samples([CLASH, caesium_chloride(), rock_salt(5.7), turned, shaken(caesium_chloride(), 0.01), rock_salt(), CLASH])
+    ranked = found.rank("votes")
+    assert [r.draw for r in ranked.records] == [2, 3, 5, 1, 4, 0, 6], "three of rock salt, two of CsCl, of those the likeliest; then faults"
+    assert ranked.df["votes"].tolist()[:5] == [3, 3, 3, 2, 2] and ranked.records[0].properties["SCIAR_VOTES"] == "3"
+    assert [r.draw for r in ranked.dedupe().records] == [2, 1] and "votes" not in found.df.columns
+    other = [dataclasses.replace(r, row=1) for r in found.records[1:2]]
+    two = Samples([*found.records, *other], found.run).rank("votes")
+    assert two.records[-1].row == 1 and two.records[-1].verdict.structure.info["votes"] == 1, "rows vote apart"
+    with pytest.raises(InputError, match="rank: expected crystals for votes, got samples of task 'molecule'"):
+        Samples(found.records, dataclasses.replace(found.run, task="molecule")).rank("votes")
 
 
 def test_cells_are_fitted_to_a_pattern() -> None:

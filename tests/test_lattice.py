@@ -70,6 +70,18 @@ def test_symmetry_of_rock_salt() -> None:
     assert lattice.symmetrized(shaken).n_atoms == 2
 
 
+def test_arrangement_is_of_the_primitive_cell_and_free_of_numbers() -> None:
+    salt = sodium_chloride()
+    assert (
+        lattice.arrangement(salt)
+        == lattice.arrangement(lattice.primitive(sodium_chloride(5.1)))
+        == (225, ((11, 1, "m-3m"), (17, 1, "m-3m")))
+    )
+    halves = salt.replace(numbers=np.array([11, 11, 17, 17, 17, 17, 11, 11]))
+    assert lattice.arrangement(halves)[0] != 225
+    assert lattice.arrangement(Structure(np.array([8, 6]), np.zeros((2, 3)), np.eye(3))) == (1, ((6, 1, "1"), (8, 1, "1")))
+
+
 def test_flat_cell() -> None:
     with pytest.raises((InputError, np.linalg.LinAlgError)):
         lattice.niggli(Structure(np.array([6]), np.zeros((1, 3)), np.ones((3, 3))))

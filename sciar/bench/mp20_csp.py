@@ -18,6 +18,7 @@ import numpy as np
 from sciar import datasets
 from sciar.bench import Progress, Result, front, given, published
 from sciar.bench.ledger import comparisons
+from sciar.distinct import votes
 from sciar.errors import InputError
 from sciar.metrics import crystal as metrics
 from sciar.metrics.distance import bootstrap
@@ -83,6 +84,8 @@ def run_protocol(
         if np.isfinite(drawn.scores).any():
             ranked = metrics.prediction(comparison, best(drawn.scores))
             rows.append({"model": f"{label}, best by score", "draws": draws, **ranked})
+        elected = metrics.prediction(comparison, best(worth_of(drawn)))
+        rows.append({"model": f"{label}, best by votes, then score", "draws": draws, **elected})
     total = len(references) * draws
     if drawn.seconds:
         raw["seconds_per_1000"] = 1000 * drawn.seconds / total
@@ -178,6 +181,13 @@ def of_file(name: str, path: Path, n_rows: int, draws: int) -> front.Answers:
 def best(worth: np.ndarray) -> np.ndarray:
     """Per row the draw of highest worth, r × 1; the first where none is known."""
     return np.where(np.isfinite(worth), worth, -np.inf).argmax(axis=1)[:, None]
+
+
+def worth_of(drawn: front.Answers) -> np.ndarray:
+    """Votes of each draw in its row, r × k, and of those with equally many first the likeliest."""
+    counts = np.array([votes(row) for row in drawn.structures], dtype=float).reshape(drawn.scores.shape)
+    unlikely = np.where(np.isfinite(drawn.scores), -drawn.scores, np.inf).argsort(1, kind="stable").argsort(1)  # place within the row
+    return np.where(counts > 0, counts - unlikely / (1 + len(drawn.scores[0])), np.nan)
 
 
 def name_of(model: Any, samples: Any) -> str:

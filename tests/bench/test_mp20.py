@@ -50,6 +50,14 @@ def test_perturbed_test_crystals(mp20: list[Structure]) -> None:
     assert "DiffCSP" in str(result) and "first draw" in str(result)
 
 
+def test_the_answer_that_is_drawn_most_often(mp20: list[Structure]) -> None:
+    salt, flat = mp20[0], mp20[0].replace(cell=np.ones((3, 3)))
+    draws = [[caesium_chloride(), salt, shaken(salt, 0.02)], [None, mp20[1], flat], [salt, caesium_chloride(), None], [flat, None, flat]]
+    result = bench.run("mp20-csp", samples=draws, draws=3)
+    rows = {row["model"]: row["match_rate"] for row in result.rows}
+    assert rows == {"samples, first draw": 0.0, "samples, best of 3 by RMSD": 0.75, "samples, best by votes, then score": 0.5}
+
+
 def test_files_by_tag_and_by_order(mp20: list[Structure], tmp_path: Path) -> None:
     tagged = [
         mp20[1].with_info(SCIAR_ROW=1, SCIAR_DRAW=1, SCIAR_SCORE=-5.0),
