@@ -24,9 +24,12 @@ from sciar.errors import DataError
 _KEY = "sciar.token"
 
 
-def token_field(axis: str, dtype: str, pad: float = 0) -> Any:
-    """A dataclass field that is batched: its ragged axis, its storage dtype and its padding value."""
-    return dataclasses.field(metadata={_KEY: (axis, np.dtype(dtype), pad)})
+def token_field(axis: str, dtype: str, pad: float = 0, empty: tuple[int, ...] | None = None) -> Any:
+    """A dataclass field that is batched: its ragged axis, its storage dtype, its padding value; the shape of its default, if it has one."""
+    metadata = {_KEY: (axis, np.dtype(dtype), pad)}
+    if empty is None:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(metadata=metadata, default_factory=lambda: np.zeros(empty, dtype))
 
 
 def token_fields(kind: type) -> dict[str, tuple[str, np.dtype, float]]:

@@ -20,6 +20,8 @@ from sciar.structure import SYMBOLS, Structure
 
 CU_KA = 1.54184  # Å, mean of Kα1 and Kα2, as pymatgen's "CuKa"
 STOP = 95.0  # degrees 2θ, somewhat beyond where profiles are compared, as peaks move
+STRONGEST = 192  # that records keep of a crystal, to make profiles from
+NO_REFLECTIONS = np.zeros((0, 3), dtype=np.int64), np.zeros(0)
 WEAKEST = 1e-4  # of the strongest |F|²
 WIDTHS = (1.6, 0.8)  # degrees 2θ: a strain is looked for with broad peaks first, which see further
 ROUNDS = 15  # steps of the minimiser at each width
@@ -107,6 +109,15 @@ class Reflections:
         curve = np.bincount(place.ravel(), (self.square[:, None] * peak).ravel(), len(at))
         speed = (np.degrees(CU_KA) / (np.cos(theta) * length))[:, None] * q
         return curve, place, peak, peak * off / sigma**2, speed
+
+
+def kept(crystal: Structure) -> tuple[Int[np.ndarray, "r 3"], Float[np.ndarray, "r"]]:
+    """Its `STRONGEST` reflections, see `Reflections.strongest`; none of elements without scattering factors."""
+    assert crystal.cell is not None
+    try:
+        return Reflections.of(crystal).strongest(crystal.cell, STRONGEST)
+    except InputError:
+        return NO_REFLECTIONS
 
 
 def levelled(curve: Float[np.ndarray, "g"], floor: float) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g"]]:

@@ -34,6 +34,7 @@ class ModelConfig:
         property_head: there is one although property_weight is 0, so that a stage that trains something else keeps it.
         jitter, shift: training only, of molecules (crystals get any origin): a random shift in cells, normal and whole (-shift … shift).
         deletion: training only: most of the level-1 nodes that are left out.
+        profile_drop: training only: share of the crystals whose powder profile is hidden.
         given: training only: share of the records of which some atoms are known beforehand, as fixed ones are in drawing; 0 = fixed
             atoms are met only when their turn comes.
         dropout: of embeddings and head inputs. drop_block: of whole blocks, rising linearly with depth.
@@ -68,6 +69,7 @@ class ModelConfig:
     jitter: float = 0.1
     shift: int = 0
     deletion: float = 0.0
+    profile_drop: float = 0.3
     given: float = 0.0
     dropout: float = 0.0
     drop_block: float = 0.0

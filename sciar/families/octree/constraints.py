@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sciar import pxrd
 from sciar.errors import InputError
 from sciar.families.octree import corners
 from sciar.families.octree.tokens import Tokenizer, random_rotation
@@ -44,6 +45,7 @@ class Wish:
         pose: how the cube lies in the caller's frame, see `Tokens`.
         properties: wanted values by name.
         lattice: of a crystal, see `lattice.form_of`. nats: ln p of its composition and lattice.
+        profile: levels of the wanted powder profile, () = not asked for.
     """
 
     atoms: tuple[int, int]
@@ -56,6 +58,7 @@ class Wish:
     properties: Mapping[str, float]
     lattice: Float[np.ndarray, "6"] | None = None
     nats: float = 0.0
+    profile: tuple[int, ...] = ()
 
 
 def wish_of(
@@ -129,11 +132,19 @@ def space_of(tokenizer: Tokenizer, prompt: Prompt) -> Space:
     return composition.space_of(prompt, c.elements, c.max_atoms, c.properties)
 
 
-def crystal_wish(counts: Int[np.ndarray, "e"], lattice: Float[np.ndarray, "6"], nats: float, told: Mapping[str, float]) -> Wish:
+def profile_of(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
+    """Levels of the wanted powder profile; () where none is asked for or read: then it ranks alone."""
+    points = tokenizer.config.profile
+    return tuple(pxrd.levels(pxrd.pattern_of(prompt.pxrd), points).tolist()) if points and prompt.pxrd is not None else ()
+
+
+def crystal_wish(
+    counts: Int[np.ndarray, "e"], lattice: Float[np.ndarray, "6"], nats: float, told: Mapping[str, float], profile: tuple[int, ...] = ()
+) -> Wish:
     """The constraints of an octree in a cell that is drawn already: exactly these atoms."""
     nothing = np.zeros(0, dtype=np.int64)
     n = int(counts.sum())
-    return Wish((n, n), counts, counts, nothing, nothing, nothing.reshape(0, 3), None, told, lattice, nats)
+    return Wish((n, n), counts, counts, nothing, nothing, nothing.reshape(0, 3), None, told, lattice, nats, profile)
 
 
 def _laid(

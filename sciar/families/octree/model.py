@@ -33,6 +33,7 @@ from sciar.families.octree.config import ModelConfig
 from sciar.families.octree.events import Events
 from sciar.families.octree.heads import N_BYTES, Classes, LeafHead, log_likelihood
 from sciar.families.octree.pose import posed
+from sciar.families.octree.powder import Powder
 from sciar.families.octree.surroundings import Children, Surroundings, columns_of, frontier
 from sciar.families.octree.tokens import Tokenizer
 from sciar.family import Draw
@@ -98,6 +99,8 @@ class Model(AbstractModel):
         elif c.refiner_layers:
             self.refined_element = nn.Embedding(self.n_elements, c.refiner_width)
             self.refiner = Refiner(c.refiner_width, c.refiner_width, c.refiner_layers, self.n_elements**2)
+        points = tokenizer.config.profile
+        self.powder = Powder(points, w, c.header_width, c.profile_drop) if points else None
         self.norm = nn.RMSNorm(w, eps=1e-5)
         self.tree_head = Classes(w, N_BYTES)
         self.leaf_head = LeafHead(w, c.vocabulary or self.n_elements, grid.bins, grid.cell, c.place)
@@ -110,6 +113,8 @@ class Model(AbstractModel):
         if c.around:
             nn.init.zeros_(self.children_head.score.weight)
         self.leaf_head.reset()
+        if self.powder is not None:
+            self.powder.profile.reset()
         if c.refiner_layers and self.periodic:
             nn.init.zeros_(self.sites.push.weight)
         elif c.refiner_layers:
@@ -284,9 +289,15 @@ class Model(AbstractModel):
         if not (c.tree_weight or c.element_weight or c.place_weight or c.property_weight):
             alone = self._refiner_loss(batch, generator)
             return {"loss": c.refiner_weight * alone, "refiner": alone}
+        told: Tensor | float = 0.0  # of a powder profile
+        told_header: Tensor | float = 0.0
+        if self.powder is not None:
+            levels, batch = self.powder.learnt(batch, generator)
+            told, told_header = self.powder(levels)
         events = self.events(batch, generator)
         properties = batch["properties"][:, 0]
         condition, free = self._conditions(batch, events, properties, generator)
+        condition = None if condition is None else condition + told
         h = self.states(events, condition, generator)
         tree, leaf = events.tree, events.leaf
         parts = {"tree": F.cross_entropy(self.byte_logits(self._dropped(h[tree], generator)), events.byte[tree] - 1)}
@@ -310,7 +321,7 @@ class Model(AbstractModel):
             parts["refiner"] = self._refiner_loss(batch, generator)
             loss = loss + c.refiner_weight * parts["refiner"]
         if self.periodic and c.header_weight:
-            parts |= self._header_loss(batch, properties, free, generator)
+            parts |= self._header_loss(batch, properties, free, told_header, generator)
             loss = loss + c.header_weight * (parts["composition"] + parts["lattice"])
         if c.property_weight:
             parts["property"] = self._property_loss(h, events, properties, free)
@@ -357,19 +368,26 @@ class Model(AbstractModel):
         return (error * known).sum() / known.sum().clamp(min=1)
 
     def _header_loss(
-        self, batch: Batch, properties: Float[Tensor, "b p"], free: Bool[Tensor, "b"], generator: torch.Generator | None
+        self,
+        batch: Batch,
+        properties: Float[Tensor, "b p"],
+        free: Bool[Tensor, "b"],
+        told: Float[Tensor, "b h"] | float,
+        generator: torch.Generator | None,
     ) -> dict[str, Tensor]:
         """Nats per crystal of composition and lattice bins; of those that are told properties, any part of them."""
         hidden = free[:, None] | (torch.rand(properties.shape, generator=generator, device=properties.device) < 0.5)
-        composition, lattice = self._header_nats(batch, properties.masked_fill(hidden, float("nan")))
+        composition, lattice = self._header_nats(batch, properties.masked_fill(hidden, float("nan")), told)
         return {"composition": batch.mean(composition), "lattice": batch.mean(lattice)}
 
-    def _header_nats(self, batch: Batch, properties: Float[Tensor, "b p"] | None = None) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
-        """-ln p of compositions and of lattice bins."""
+    def _header_nats(
+        self, batch: Batch, properties: Float[Tensor, "b p"] | None = None, told: Float[Tensor, "b h"] | float = 0.0
+    ) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+        """-ln p of compositions and of lattice bins; `told` of a powder profile."""
         counts = self._counts(batch)
         if properties is None:
             properties = torch.full_like(batch["properties"][:, 0], float("nan"))
-        wanted = self.wanted(self.standardised(properties))
+        wanted = self.wanted(self.standardised(properties)) + told
         bins = cells.bins_of(batch["lattice"][:, 0], counts.sum(1))
         return self.header.composition_nats(counts, wanted), self.header.lattice_nats(counts, bins, wanted)
 

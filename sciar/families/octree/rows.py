@@ -156,6 +156,8 @@ class Rows:
             scaled = self.model.scaled(*told)
             where = torch.tensor(rows, device=self.device)
             self.condition[where] = self.model.conditions(scaled).float()
+            if self.model.powder is not None:
+                self.condition[where] += self.model.powder.wanted([w.profile for w in wishes])[0]
             if self.guided:  # of a crystal number, composition and cell stay
                 told[2] = torch.full_like(told[2], nan)
                 free = self.model.scaled(*told) if lattices else torch.full_like(scaled, nan)
@@ -163,7 +165,7 @@ class Rows:
 
     def _asked(self, wish: Wish) -> bool:
         if wish.lattice is not None:
-            return bool(wish.properties)
+            return bool(wish.properties or wish.profile)
         return self.model.config.condition and bool(wish.properties or wish.composition is not None or wish.atoms[0] == wish.atoms[1])
 
     def _collect(self) -> list[Draw]:

@@ -10,7 +10,7 @@ import torch
 
 from sciar.errors import InputError
 from sciar.families.octree.cell import numbers_of
-from sciar.families.octree.constraints import Wish, crystal_wish, space_of, wish_of
+from sciar.families.octree.constraints import Wish, crystal_wish, profile_of, space_of, wish_of
 from sciar.families.octree.grown import Job
 from sciar.families.octree.options import Options
 from sciar.families.octree.rows import Rows
@@ -56,24 +56,26 @@ def sample(
 
 def cells_of(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, int]], options: Options) -> list[Wish]:
     """Composition and cell of every crystal, drawn before the octrees; each from its key alone."""
-    known: dict[int, Space] = {}
+    known: dict[int, tuple[Space, tuple[int, ...]]] = {}
     for prompt in prompts:  # the draws of one row share their prompt
         if id(prompt) not in known:
-            known[id(prompt)] = space_of(model.tokenizer, prompt)
+            known[id(prompt)] = space_of(model.tokenizer, prompt), profile_of(model.tokenizer, prompt)
     names = model.tokenizer.config.properties
     device = next(model.parameters()).device
     wishes: list[Wish] = []
     for start in range(0, len(prompts), CHUNK):
         part = range(start, min(start + CHUNK, len(prompts)))
-        spaces = [known[id(prompts[i])] for i in part]
+        spaces, profiles = zip(*[known[id(prompts[i])] for i in part], strict=True)
         streams = [np.random.default_rng([*keys[i], 5]) for i in part]
         with torch.inference_mode():
             asked = torch.tensor(np.stack([s.properties for s in spaces]), dtype=torch.float32, device=device)
             wanted = model.wanted(model.standardised(asked))
-            counts, bins, nats = model.header.draw(spaces, streams, wanted, options.composition_temperature, options.cell_temperature)
+            if model.powder is not None:
+                wanted = wanted + model.powder.wanted(profiles)[1]
+            counts, bins, nats = model.header.draw(list(spaces), streams, wanted, options.composition_temperature, options.cell_temperature)
             lattice = numbers_of(bins, counts.sum(1))
         columns = (x.double().cpu().numpy() for x in (lattice, nats))
-        for i, atoms, form, likely in zip(part, counts.cpu().numpy(), *columns, strict=True):
+        for i, profile, atoms, form, likely in zip(part, profiles, counts.cpu().numpy(), *columns, strict=True):
             told = {name: v for name, v in prompts[i].properties.items() if name in names}
-            wishes.append(crystal_wish(atoms, form, float(likely), told))
+            wishes.append(crystal_wish(atoms, form, float(likely), told, profile))
     return wishes

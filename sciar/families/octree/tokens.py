@@ -27,9 +27,10 @@ from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.family import moments
 from sciar.lattice import cell_of_form, form_of, fractional, placed, primitive
 from sciar.prompt import Prompt
+from sciar.reflections import NO_REFLECTIONS, kept
 from sciar.structure import NUMBERS, SYMBOLS, Structure
 
-VERSION = 2  # of the encoding; prepared tokens of another version are made again
+VERSION = 3  # of the encoding; prepared tokens of another version are made again
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class TokenizerConfig:
         pose: "random": as the molecule lies, turned anew in every epoch; "canonical": along its principal axes.
         max_atoms: most atoms of one molecule; also bounds what is drawn.
         properties: entries of `Structure.info` that can be asked for and predicted.
+        profile: points of the powder profile that a crystal can be drawn for (see `sciar.pxrd.levels`); 0 = none.
     """
 
     elements: tuple[str, ...] = ("H", "C", "N", "O", "F")
@@ -57,6 +59,7 @@ class TokenizerConfig:
     pose: str = "random"
     max_atoms: int = 32
     properties: tuple[str, ...] = ("mu_D", "alpha_bohr3", "homo_eV", "lumo_eV", "gap_eV", "Cv_cal_molK", "U0_Ha")
+    profile: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", tuple(self.elements))
@@ -74,6 +77,8 @@ class TokenizerConfig:
             )
         if self.corners and (self.periodic or CORNER not in self.elements):
             raise InputError(f"TokenizerConfig.corners: expected periodic: false and {CORNER} among elements, got others; correct them")
+        if self.profile and not (self.periodic and 16 <= self.profile <= 4096):
+            raise InputError(f"TokenizerConfig.profile: expected 16 to 4096 points and periodic: true, or 0 for none, got {self.profile}")
         if self.max_atoms < 1:
             raise InputError(f"TokenizerConfig.max_atoms: expected at least 1, got {self.max_atoms}")
 
@@ -94,6 +99,8 @@ class Tokens:
         failure: why the drawing stopped early; "" = it did not.
         exact: decode to `positions`, not to tree and bins.
         left: levels that are not drawn yet; above 0 `positions` are the middles of the nodes known so far, and elements and bins are 0.
+        index, square: Miller indices and Σ|F|² in electrons² of a crystal's strongest reflections, from which training makes powder
+            profiles; none if the model reads none.
     """
 
     tree: Int[np.ndarray, "m"] = token_field("nodes", "uint8")
@@ -107,6 +114,8 @@ class Tokens:
     failure: str = ""
     exact: bool = False
     left: int = 0
+    index: Int[np.ndarray, "r 3"] = token_field("reflections", "int8", empty=(0, 3))
+    square: Float[np.ndarray, "r"] = token_field("reflections", "float32", empty=(0,))
 
 
 NO_CELL = np.zeros((1, 6))
@@ -242,8 +251,9 @@ class Tokenizer(AbstractTokenizer):
         trees = self.encode_arrays([s.numbers for s in structures], points)
         names = self.config.properties
         values = [np.array([[float(s.info.get(name, np.nan)) for name in names]]) for s in structures]  # type: ignore[arg-type]
-        rows = zip(trees, points, values, lattices, strict=True)
-        return [Tokens(t.tree, t.element, t.bins, t.order, x[t.order], v, lattice) for t, x, v, lattice in rows]
+        reflections = [kept(s) if self.config.profile else NO_REFLECTIONS for s in structures]
+        rows = zip(trees, points, values, lattices, reflections, strict=True)
+        return [Tokens(t.tree, t.element, t.bins, t.order, x[t.order], v, lattice, index=i, square=q) for t, x, v, lattice, (i, q) in rows]
 
     def encode_arrays(self, numbers: Sequence[np.ndarray], positions: Sequence[np.ndarray]) -> list[Tokens]:
         """Tokens of many centred molecules (or fractions) at once, without positions, properties, cell; thousands a call are quickest.

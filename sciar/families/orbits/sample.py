@@ -14,7 +14,7 @@ from sciar import precision
 from sciar.families.orbits.constraints import Wish, wish_of
 from sciar.families.orbits.memory import stacked
 from sciar.families.orbits.options import Options
-from sciar.families.orbits.tokens import NO_REFLECTIONS, Tokens
+from sciar.families.orbits.tokens import Tokens
 from sciar.families.orbits.words import Sentence, Writer
 from sciar.families.orbits.wyckoff import group
 from sciar.family import Draw, options_of
@@ -174,5 +174,4 @@ def _tokens(row: Sentence, lattice: np.ndarray, free: np.ndarray) -> Tokens:
         owner,
         letters,
         free,
-        *NO_REFLECTIONS,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +13,9 @@ from sciar.families.orbits.wyckoff import LENGTHS, Orbits, group, orbits_of, str
 from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.family import moments
 from sciar.prompt import Prompt
-from sciar.reflections import Reflections
+from sciar.reflections import NO_REFLECTIONS, kept
 from sciar.structure import SYMBOLS, Structure
 
-STRONGEST = 192  # reflections that are kept of a crystal
-NO_REFLECTIONS = np.zeros((0, 3), dtype=np.int64), np.zeros(0)
 VERSION = 3  # of the encoding; prepared tokens of another version are made again
 
 
@@ -73,8 +70,8 @@ class Tokens:
     owner: Int[np.ndarray, "o"] = token_field("orbits", "uint8")
     letters: Int[np.ndarray, "o"] = token_field("orbits", "uint8")
     free: Float[np.ndarray, "o 3"] = token_field("orbits", "float32")
-    index: Int[np.ndarray, "r 3"] = token_field("reflections", "int8")
-    square: Float[np.ndarray, "r"] = token_field("reflections", "float32")
+    index: Int[np.ndarray, "r 3"] = token_field("reflections", "int8", empty=(0, 3))
+    square: Float[np.ndarray, "r"] = token_field("reflections", "float32", empty=(0,))
 
 
 class Tokenizer(AbstractTokenizer):
@@ -131,16 +128,9 @@ class Tokenizer(AbstractTokenizer):
             )
         info = structure.info
         values = [[float(info.get(name, np.nan)) for name in self.config.properties]]  # type: ignore[arg-type]
-        reflections = self._reflections(structure_of(orbits))
+        reflections = kept(structure_of(orbits)) if self.config.profile else NO_REFLECTIONS
         row = elements, counts, np.array([orbits.group]), orbits.lattice[None], np.array(values), owner, orbits.letters, orbits.free
         return Tokens(*row, *reflections)
-
-    def _reflections(self, primitive: Structure) -> tuple[Int[np.ndarray, "r 3"], Float[np.ndarray, "r"]]:
-        """None of elements without scattering factors, whose profile cannot be known."""
-        if self.config.profile and primitive.cell is not None:
-            with contextlib.suppress(InputError):
-                return Reflections.of(primitive).strongest(primitive.cell, STRONGEST)
-        return NO_REFLECTIONS
 
     def decode(self, tokens: Tokens) -> Structure:
         """The primitive cell; total."""
