@@ -16,6 +16,7 @@ from sciar.convert import to_pymatgen
 from sciar.errors import InputError
 from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig
 from sciar.families.octree.corners import cornered, uncornered
+from sciar.families.octree.surroundings import columns_of
 from sciar.families.octree.tokens import random_rotation
 from sciar.prompt import Prompt
 from sciar.structure import SYMBOLS, Structure
@@ -81,6 +82,12 @@ def test_draws_have_the_composition_and_eight_corners() -> None:
         drawn = model.tokenizer.decode(draw.tokens)
         assert np.bincount(draw.tokens.element, minlength=7).tolist() == [8, 6, 0, 0, 2, 2, 0]
         assert drawn.n_atoms == 10 or str(drawn.info["failure"]).startswith("no cell")
+
+
+def test_corners_are_a_column_of_their_own() -> None:
+    many = np.array([8, 0, *range(20, 50)])
+    columns = columns_of(many)
+    assert (columns == columns[1]).sum() == 1 and np.array_equal(np.delete(columns, 1), columns_of(np.delete(many, 1)))
 
 
 def test_bad_input_is_refused() -> None:

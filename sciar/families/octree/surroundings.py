@@ -38,8 +38,10 @@ def columns_of(numbers: Int[np.ndarray, "e"]) -> Int[np.ndarray, "e"]:
         return np.arange(len(numbers))
     from pymatgen.core import Element
 
-    every = [Element.from_Z(int(z)) for z in numbers]
+    every = [Element.from_Z(int(z)) for z in numbers if z]
     columns = [0 if e.is_lanthanoid else 19 if e.is_actinoid else e.group for e in every]
+    if len(every) < len(numbers):  # corners of cells are like no element
+        columns.insert(int(np.flatnonzero(numbers == 0)[0]), 20)
     return np.unique(columns, return_inverse=True)[1]
 
 
