@@ -31,7 +31,7 @@ RUTILE = niggli_of(
     [[0, 0, 0], [0.5, 0.5, 0.5], [0.305, 0.305, 0], [0.695, 0.695, 0], [0.195, 0.805, 0.5], [0.805, 0.195, 0.5]],
     [4.594, 4.594, 2.959, 90, 90, 90],
 )
-DENSE = RUTILE.replace(cell=RUTILE.cell * 0.9, positions=RUTILE.positions * 0.9)  # type: ignore[operator]
+DENSE = RUTILE.replace(cell=RUTILE.cell * 0.85, positions=RUTILE.positions * 0.85)  # type: ignore[operator]
 
 
 @pytest.fixture(scope="module")
@@ -49,38 +49,38 @@ def test_profiles_that_are_learnt_are_those_of_the_crystals(tokenizer: Tokenizer
         assert np.abs(row.numpy() - wanted)[wanted != UNKNOWN].mean() < 2
     assert torch.equal(same["lattice"], batch["lattice"])
     model.train()
-    found, strained = model.powder.learnt(batch.repeated(200), torch.Generator().manual_seed(0))
+    found, strained = model.powder.learnt(batch.repeated(60), torch.Generator().manual_seed(0))
     hidden = (found == UNKNOWN).all(1)
-    assert 0.2 < hidden.float().mean() < 0.4 and torch.equal(strained["lattice"][hidden], batch.repeated(200)["lattice"][hidden])
-    ratio = matrix(strained["lattice"][:, 0]).det() / matrix(batch.repeated(200)["lattice"][:, 0]).det()
+    assert 0.2 < hidden.float().mean() < 0.4 and torch.equal(strained["lattice"][hidden], batch.repeated(60)["lattice"][hidden])
+    ratio = matrix(strained["lattice"][:, 0]).det() / matrix(batch.repeated(60)["lattice"][:, 0]).det()
     assert 0.08 < ratio[~hidden].log().std() < 0.16, "three times a strain of 4 %"
-    assert torch.equal(strained["lattice"][..., 3:], batch.repeated(200)["lattice"][..., 3:]), "angles and ratios stay"
+    assert torch.equal(strained["lattice"][..., 3:], batch.repeated(60)["lattice"][..., 3:]), "angles and ratios stay"
 
 
 def test_it_reads_a_powder_profile(tokenizer: Tokenizer) -> None:
     """Two cells of one composition: the profile says which; without one both are drawn. Drawn as well with others in the batch."""
     records = [tokenizer.encode(s) for s in (RUTILE, DENSE)]
     torch.manual_seed(0)
-    model = Model(SMALL, tokenizer, tokenizer.statistics(TokenArrays.from_tokens(Tokens, records)))
+    model = Model(dataclasses.replace(SMALL, header_weight=1.0), tokenizer, tokenizer.statistics(TokenArrays.from_tokens(Tokens, records)))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     batch = collate(Tokens, records * 8)
-    for step in range(150):
+    for step in range(100):
         optimizer.zero_grad()
         model.train().loss(batch, torch.Generator().manual_seed(step))["loss"].backward()
         optimizer.step()
     model.eval()
     prompts = [
         Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2, pxrd=None if one is None else simulated(one))
-        for one in (*[RUTILE] * 8, *[DENSE] * 8, *[None] * 16)
+        for one in (*[RUTILE] * 8, *[DENSE] * 8, *[None] * 12)
     ]
-    keys = [(0, i) for i in range(32)]
-    drawn = sorted(model.sample(prompts, keys, cell_temperature=1.0), key=lambda d: d.index)
+    keys = [(0, i) for i in range(28)]
+    drawn = sorted(model.sample(prompts, keys, cell_temperature=0.6), key=lambda d: d.index)
     volume = np.array([abs(np.linalg.det(tokenizer.decode(d.tokens).cell)) for d in drawn])
     large = volume > 0.5 * (abs(np.linalg.det(RUTILE.cell)) + abs(np.linalg.det(DENSE.cell)))  # type: ignore[arg-type]
-    assert large[:8].sum() >= 7 and large[8:16].sum() <= 1 and 2 < large[16:].sum() < 14
-    alone = next(iter(model.sample(prompts[8:9], keys[8:9], cell_temperature=1.0)))
+    assert large[:8].sum() >= 7 and large[8:16].sum() <= 1 and 1 < large[16:].sum() < 11
+    alone = next(iter(model.sample(prompts[8:9], keys[8:9], cell_temperature=0.6)))
     assert np.array_equal(alone.tokens.tree, drawn[8].tokens.tree) and np.allclose(alone.tokens.lattice, drawn[8].tokens.lattice)
-    guided = sorted(model.sample(prompts, keys, cell_temperature=1.0, guidance=2.0), key=lambda d: d.index)
+    guided = sorted(model.sample(prompts, keys, cell_temperature=0.6, guidance=2.0), key=lambda d: d.index)
     assert all(np.array_equal(a.tokens.tree, b.tokens.tree) for a, b in zip(guided[16:], drawn[16:], strict=True))
 
 
