@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciar import checkpoint, train
-from sciar.batch import TokenArrays
+from sciar.batch import TokenArrays, collate
 from sciar.datasets import samples
 from sciar.errors import InputError
 from sciar.families import orbits
@@ -208,6 +208,27 @@ def test_a_crystal_is_asked_of_others_in_training(row: int) -> None:
     assert [one.elements.tolist() for one in others if not one.same] == [one.elements.tolist() for one in every if not one.same][
         : len(others)
     ]
+
+
+def test_what_is_asked_again_is_not_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers in each epoch, another one of those that may be picked, and all anew once more is remembered."""
+    rows = list(samples("mp20"))[:40]
+    memory, batch = memory_of(rows), collate(Tokens, [TOKENIZER.encode(s) for s in rows])
+    low, high = ([luck] * len(rows) for luck in (0.0, 0.99))
+    first, other = memory.starts(batch, low, itself=True), memory.starts(batch, high, itself=True)
+    asked: list[object] = []
+    look_up = Memory.of
+    monkeypatch.setattr(Memory, "of", lambda self, *words: (asked.append(words), look_up(self, *words))[1])
+    again = memory.starts(batch, low, itself=True)
+    assert not asked and all(a is b for a, b in zip(first, again, strict=True))
+    fresh = memory_of(rows).starts(batch, high, itself=True)
+    for a, b in zip(other, fresh, strict=True):
+        assert a is not None and b is not None and np.array_equal(a.free, b.free) and np.array_equal(a.lattice, b.lattice)
+    assert all(one is None or one is not own for one, own in zip(memory.starts(batch, low, itself=False), first, strict=True))
+    asked.clear()
+    memory.add(tokens_of([ROCKSALT]))
+    memory.starts(batch, low, itself=True)
+    assert len(asked) == len(set(asked)) > 30
 
 
 def test_what_is_recalled_is_put_right() -> None:

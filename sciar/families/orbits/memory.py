@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sciar.batch import Batch, TokenArrays
@@ -30,6 +30,7 @@ MANY = 720  # ways to replace the elements; a composition that has more is not l
 PASSES, BATCH, RATE, FLOOR = 3, 256, 5e-3, 0.002  # of learning the vectors; FLOOR: what the law gives to words that it does not know
 CLOSE = 0.06  # fractions by which coordinates of crystals in the same setting differ at most
 AVERAGED = 8  # crystals whose numbers are averaged, at most
+KEPT = 8  # means of the crystals of the same words that are kept in training, some 10 kB
 PADDING = 255
 
 
@@ -86,6 +87,22 @@ class Numbers(NamedTuple):
     same: bool
 
 
+class _Pile(NamedTuple):
+    """Recalled crystals of the same words, field by field."""
+
+    share: Float[np.ndarray, "k"]
+    free: Float[np.ndarray, "k o 3"]
+    lattice: Float[np.ndarray, "k 6"]
+    elements: Int[np.ndarray, "k o"]
+    same: Bool[np.ndarray, "k"]
+
+    @classmethod
+    def of(cls, recalled: Sequence[Recalled]) -> _Pile:
+        column = lambda name, dtype: np.array([getattr(one, name) for one in recalled], dtype=dtype)  # noqa: E731
+        numbers = column("free", np.float32), column("lattice", np.float32)  # kept in fewer digits
+        return cls(column("share", float), *numbers, column("elements", np.uint8), column("same", bool))
+
+
 def stacked(numbers: Sequence[Numbers], orbits: int) -> tuple[Float[Tensor, "b o 3"], Float[Tensor, "b 6"], Float[Tensor, "b o f"]]:
     """Free coordinates, lattice numbers and facts of several crystals, filled up with zeros to so many orbits."""
     padded = lambda column: np.stack([np.pad(x, ((0, orbits - len(x)), (0, 0))) for x in column])  # noqa: E731
@@ -116,6 +133,8 @@ class Memory(nn.Module):
             self.register_buffer(name, torch.zeros(0, widths[column.axis], *column.shape, dtype=column.dtype))
         self._known: dict[tuple[int, ...], _Alike] | None = None
         self._apart: np.ndarray | None = None
+        # answers of `starts` by words: a look-up takes a millisecond, and every epoch asks the same ones
+        self._begun: dict[tuple[Any, ...], tuple[_Pile, dict[int, Numbers]] | None] = {}
 
     def __len__(self) -> int:
         return len(self.group)
@@ -125,6 +144,7 @@ class Memory(nn.Module):
             if prefix + name in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[prefix + name], device=getattr(self, name).device))
         self._known = self._apart = None
+        self._begun.clear()
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def add(self, arrays: TokenArrays) -> None:
@@ -143,6 +163,7 @@ class Memory(nn.Module):
             old = getattr(self, name)
             setattr(self, name, torch.cat([old, torch.from_numpy(new[fresh]).to(old.device)]))
         self._known = None
+        self._begun.clear()
         if first:
             self._learn()
 
@@ -179,17 +200,18 @@ class Memory(nn.Module):
     def mean(self, recalled: Sequence[Recalled], first: int) -> Numbers:
         """Numbers of crystals of the same words, by their shares, as far as they stand in the setting of the first-th one; of that one
         alone if it has the elements that are asked for."""
-        own = recalled[first]
-        every = [own] if own.same else [own, *recalled[:first], *recalled[first + 1 :]][:AVERAGED]
-        off = np.stack([one.free for one in every]) - own.free
+        return self._mean(_Pile.of(recalled), first)
+
+    def _mean(self, pile: _Pile, first: int) -> Numbers:
+        alone, k = bool(pile.same[first]), len(pile.share)
+        every = np.array([first] if alone else [first, *range(first), *range(first + 1, k)][:AVERAGED])
+        off = pile.free[every] - pile.free[first]
         off -= np.round(off)
-        weights = np.exp([one.share - own.share for one in every]) * (np.abs(off) < CLOSE).all((1, 2))
+        weights = np.exp(pile.share[every] - pile.share[first]) * (np.abs(off) < CLOSE).all((1, 2))
         weights /= weights.sum()
-        average = lambda values: np.einsum("k,k...->...", weights, np.stack(values))  # noqa: E731
         table = self.facts.cpu().numpy()
-        return Numbers(
-            own.free + average(off), average([one.lattice for one in every]), average([table[one.elements] for one in every]), own.same
-        )
+        average = lambda values: np.einsum("k,k...->...", weights, values).astype(np.float32)  # noqa: E731
+        return Numbers(pile.free[first] + average(off), average(pile.lattice[every]), average(table[pile.elements[every]]), alone)
 
     def starts(self, batch: Batch, luck: Sequence[float], itself: bool) -> list[Numbers | None]:
         """Numbers that crystals of the words of a batch have, each in the setting of one that a number below 1 picks; None where there is
@@ -199,9 +221,20 @@ class Memory(nn.Module):
         found: list[Numbers | None] = []
         for elements, counts, owner, letters, (number,), pairs, orbits, value in zip(*columns, *lengths, luck, strict=True):
             composition = tuple(zip(elements[:pairs], counts[:pairs], strict=True))
-            alike = self.of(composition, number, tuple(zip(owner[:orbits], letters[:orbits], strict=True)), itself)
-            shares = np.exp([one.share for one in alike]).cumsum()
-            found.append(self.mean(alike, int(np.searchsorted(shares, value * shares[-1]))) if alike else None)
+            words = composition, number, tuple(zip(owner[:orbits], letters[:orbits], strict=True)), itself
+            if words not in self._begun:
+                recalled = self.of(*words)
+                self._begun[words] = (_Pile.of(recalled), {}) if recalled else None
+            if (begun := self._begun[words]) is None:
+                found.append(None)
+                continue
+            pile, means = begun
+            shares = np.exp(pile.share).cumsum()
+            first = int(np.searchsorted(shares, value * shares[-1]))
+            numbers = means.get(first) or self._mean(pile, first)
+            if len(means) < KEPT:
+                means[first] = numbers
+            found.append(numbers)
         return found
 
     def _nearest(
