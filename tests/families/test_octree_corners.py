@@ -96,6 +96,8 @@ def test_bad_input_is_refused() -> None:
     model = Model(ModelConfig(width=32, heads=2, layers=1, refiner_layers=0, place="bins"), tokenizer)
     water = Structure(np.array([8]), np.zeros((1, 3)))
     check_raises(lambda: tokenizer.encode(water), InputError, "expected a crystal with a cell and positions")
+    unknown = rock_salt().replace(numbers=np.array([0, 17]))
+    check_raises(lambda: tokenizer.encode(unknown), InputError, "expected a crystal with a cell and positions")
     for prompt, said in (
         (Prompt(), "expected a crystal for these weights"),
         (Prompt(crystal=True, space_group=225), "expected a formula, elements or numbers of atoms"),

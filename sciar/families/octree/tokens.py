@@ -225,7 +225,7 @@ class Tokenizer(AbstractTokenizer):
         if structure.cell is None or structure.positions is None or not structure.n_atoms:
             return structure
         if self.config.corners:
-            return cornered(primitive(structure))
+            return cornered(primitive(structure)) if structure.numbers.all() else structure
         return primitive(structure) if self.config.periodic else structure
 
     def _fits(self, structure: Structure) -> bool:
