@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
+from sciar.batch import Batch
+from sciar.convert import to_pymatgen
+from sciar.family import Model
 from sciar.lattice import cell_of
 from sciar.structure import NUMBERS, Structure
 
@@ -34,3 +38,22 @@ def shaken(structure: Structure, sigma: float, seed: int = 0) -> Structure:
     """Atoms moved at random, sigma in Å."""
     assert structure.positions is not None
     return structure.replace(positions=structure.positions + np.random.default_rng(seed).normal(0, sigma, structure.positions.shape))
+
+
+def same(a: Structure, b: Structure, tolerance: float) -> bool:
+    """The same crystal, atoms within a tolerance in Å."""
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    found = StructureMatcher(scale=False).get_rms_dist(to_pymatgen(a), to_pymatgen(b))
+    assert a.cell is not None
+    return found is not None and found[1] * (abs(np.linalg.det(a.cell)) / a.n_atoms) ** (1 / 3) < tolerance
+
+
+def overfitted(model: Model, batch: Batch, steps: int = 100) -> Model:
+    """The model after so many steps on one batch, each with noise of its own, ready to draw."""
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for step in range(steps):
+        optimizer.zero_grad()
+        model.train().loss(batch, torch.Generator().manual_seed(step))["loss"].backward()
+        optimizer.step()
+    return model.eval()

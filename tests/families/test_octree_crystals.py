@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from crystals import caesium_chloride, crystal, perovskite, rock_salt, shaken
+from crystals import caesium_chloride, crystal, perovskite, rock_salt, same, shaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sciar
 from sciar import config, datasets
 from sciar.batch import collate
-from sciar.convert import to_pymatgen
 from sciar.errors import InputError
 from sciar.families.octree import Model, ModelConfig, Tokenizer, TokenizerConfig, Tokens
 from sciar.families.octree.cell import Header, Space, bins_of, numbers_of
@@ -61,15 +60,6 @@ def made(tokenizer: Tokenizer, **changes: object) -> Model:
         for p in model.parameters():
             p += 0.05 * torch.randn_like(p)
     return model.eval()
-
-
-def same(a: Structure, b: Structure, tolerance: float) -> bool:
-    """The same crystal, atoms within a tolerance in Å."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    found = StructureMatcher(scale=False).get_rms_dist(to_pymatgen(a), to_pymatgen(b))
-    assert a.cell is not None
-    return found is not None and found[1] * (abs(np.linalg.det(a.cell)) / a.n_atoms) ** (1 / 3) < tolerance
 
 
 def supercell(structure: Structure, times: int) -> Structure:

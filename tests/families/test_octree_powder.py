@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from crystals import crystal, rock_salt
+from crystals import crystal, overfitted, rock_salt
 
 from sciar.batch import TokenArrays, collate
 from sciar.errors import InputError
@@ -62,13 +62,7 @@ def test_it_reads_a_powder_profile(tokenizer: Tokenizer) -> None:
     records = [tokenizer.encode(s) for s in (RUTILE, DENSE)]
     torch.manual_seed(0)
     model = Model(dataclasses.replace(SMALL, header_weight=1.0), tokenizer, tokenizer.statistics(TokenArrays.from_tokens(Tokens, records)))
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    batch = collate(Tokens, records * 8)
-    for step in range(100):
-        optimizer.zero_grad()
-        model.train().loss(batch, torch.Generator().manual_seed(step))["loss"].backward()
-        optimizer.step()
-    model.eval()
+    overfitted(model, collate(Tokens, records * 8))
     prompts = [
         Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2, pxrd=None if one is None else simulated(one))
         for one in (*[RUTILE] * 8, *[DENSE] * 8, *[None] * 12)

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from crystals import overfitted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -471,13 +472,7 @@ def test_it_reads_a_powder_profile() -> None:
     torch.manual_seed(0)
     statistics = tokenizer.statistics(TokenArrays.from_tokens(Tokens, records))
     model = orbits.Model(dataclasses.replace(SMALL, sites_weight=0.0, dropout=0.0), tokenizer, statistics)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    batch = collate(Tokens, records * 8)
-    for step in range(100):
-        optimizer.zero_grad()
-        model.train().loss(batch, torch.Generator().manual_seed(step))["loss"].backward()
-        optimizer.step()
-    model.eval()
+    overfitted(model, collate(Tokens, records * 8))
     ask = lambda crystal: Prompt(  # noqa: E731
         crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2, pxrd=None if crystal is None else simulated(crystal)
     )

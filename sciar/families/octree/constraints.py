@@ -78,7 +78,7 @@ def wish_of(
     """
     c = tokenizer.config
     if c.corners:
-        prompt = corners.asked(prompt)
+        prompt = corners.asked(prompt, c.max_atoms)
     if prompt.graph is not None or prompt.crystal:
         raise InputError("octree: expected a molecule to be drawn de novo, got a graph or a crystal's facts; use another model")
     allowed, (fewest, most) = composition.limits_of(prompt, c.elements, c.max_atoms)

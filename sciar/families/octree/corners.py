@@ -76,11 +76,11 @@ def _cell_of(points: Float[np.ndarray, "8 3"]) -> tuple[Float[np.ndarray, "3"], 
     return origin, cell if np.linalg.det(cell) > 0 else cell[[1, 0, 2]]
 
 
-def asked(prompt: Prompt) -> Prompt:
-    """What is asked of the molecule of corners and atoms where this is asked of the crystal.
+def asked(prompt: Prompt, most: int) -> Prompt:
+    """What is asked of the molecule of corners and atoms, `most` in all, where this is asked of the crystal.
 
     Raises:
-        InputError: a molecule, or facts of a crystal that points in space do not know.
+        InputError: a molecule, too many atoms, or facts of a crystal that points in space do not know.
     """
     if not prompt.crystal:
         raise InputError("octree: expected a crystal for these weights, got a molecule to be drawn; use another model")
@@ -91,6 +91,8 @@ def asked(prompt: Prompt) -> Prompt:
     counts = None
     if prompt.composition is not None and prompt.formula_units is not None:
         counts = {CORNER: 8, **{e: n * prompt.formula_units for e, n in prompt.composition.items()}}
+        if (total := sum(counts.values())) > most:
+            raise InputError(f"formula: expected at most {most - 8} atoms for this model, got {total - 8}; use fewer formula units")
     return dataclasses.replace(
         prompt,
         crystal=False,
