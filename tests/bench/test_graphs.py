@@ -25,7 +25,9 @@ def test_real_graphs_are_valid_and_training_graphs_are_not_novel(name: str, tmp_
     test, train = graphs(name, "test")[:12], graphs(name, "train")
     write(tmp_path / "test.g6", test)
     result = bench.run(name, samples=tmp_path / "test.g6", json=tmp_path / "result.json")
-    first, floor = result.rows
+    first, whole, floor, some = result.rows
+    assert whole["model"] == "test set" and whole["vun"] == 1 and "degree" not in whole
+    assert some["model"] == "training set, 12 at a time" and some["ratio"] > floor["ratio"]  # few graphs are further
     assert first["vun"] == first["valid"] == 1 and first["draws"] == len(test) and first["degree"] < 0.01
     assert floor["model"] == "training set" and floor["valid"] == 1 and floor["ratio"] == pytest.approx(1)
     low, high = json.loads((tmp_path / "result.json").read_text())["intervals"]["vun"]
@@ -44,13 +46,15 @@ def test_most_graphs_of_the_sbm_set_pass_for_one() -> None:
 def test_small_sets_are_scored_by_earth_movers_distance(name: str) -> None:
     test = graphs(f"{name}_small", "test")
     lonely = [Structure(np.zeros(s.n_atoms + 1, dtype=np.int64), bonds=s.bonds) for s in test]
-    first, floor = bench.run(name, samples=lonely).rows
+    first, whole, floor, some = bench.run(name, samples=lonely).rows
+    assert whole["valid"] == 1 and 0 < whole["vun"] <= whole["novel"] <= 1
+    assert some["average"] > floor["average"] and some["draws"] == len(test)
     assert first["average"] == pytest.approx(0, abs=1e-12) and first["valid"] == 0  # isolated nodes: not scored, but not connected
     assert 0 < floor["average"] < 0.05 and set(first) >= {"degree", "clustering", "orbit"} and "spectral" not in first
 
 
 def test_wrong_graphs_are_far_away() -> None:
-    first, floor = bench.run("tree", samples=[from_networkx(nx.gnp_random_graph(64, 0.2, seed=k)) for k in range(4)]).rows
+    first, *_ = bench.run("tree", samples=[from_networkx(nx.gnp_random_graph(64, 0.2, seed=k)) for k in range(4)]).rows
     assert first["vun"] == 0 and first["ratio"] > 20
 
 

@@ -117,16 +117,21 @@ def test_configurations_that_cannot_be_are_refused(tokenizer: Tokenizer) -> None
     check_raises(lambda: Model(TINY, Tokenizer(TokenizerConfig(hops=0))), InputError, "hops=0")
 
 
-def test_a_graph_in_several_random_orders() -> None:
-    several = Tokenizer(TokenizerConfig(atoms=("X",), implied=False, hops=1, orders=5, max_atoms=16, max_block=1))
+@pytest.mark.parametrize("key", ["shell", "search"])
+def test_a_graph_in_several_random_orders(key: str) -> None:
+    several = Tokenizer(TokenizerConfig(atoms=("X",), implied=False, hops=1, key=key, orders=5, max_atoms=16, max_block=1))
     graphs = [from_networkx(nx.random_labeled_tree(n, seed=n)) for n in (12, 16)]
     records = list(several.encode_many(graphs))
     assert len(records) == several.records * len(graphs) and several.statistics(TokenArrays.from_tokens(Tokens, records))["sizes"][12] == 5
     for k, record in enumerate(records):
         assert record.block.tolist() == list(range(len(record.kind)))
         assert nx.is_isomorphic(to_networkx(several.decode(record)), to_networkx(graphs[k % 2]))
+        degree = np.zeros(len(record.kind), dtype=np.int64)
+        np.add.at(degree, record.bonds[:, :2].max(1), 1)
+        assert record.degree.tolist() == degree.tolist()  # neighbours among the nodes before
     assert len({str(r.degree.tolist()) + str(r.bonds.tolist()) for r in records[::2]}) > 1
     check_raises(lambda: TokenizerConfig(hops=0, orders=2), InputError, "orders", "hops")
+    check_raises(lambda: TokenizerConfig(key="search"), InputError, "tokenizer.orders")
 
 
 def test_names_and_valences() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sciar import datasets
-from sciar.families.blocks.order import canonical, peel
+from sciar.families.blocks.order import canonical, peel, search
 
 GRAPHS = Path(os.environ.get("SCIAR_DATA", "/nowhere")) / "graphs.npz"
 
@@ -75,6 +75,34 @@ def test_scores_take_one_of_the_least_at_a_time(seed: int, n: int, hops: int) ->
         least = by_hand(part, hops, "shell")
         taken = [u for u in part if least[u] == max(least.values())]
         assert min(taken, key=lambda u: score[0, u]) == v and degree[0, v] == part.degree(v)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 14))
+def test_a_search_takes_a_node_of_most_found_neighbours(seed: int, n: int) -> None:
+    graphs = [random_graph(seed, n), random_graph(seed + 1, n + 2)]
+    adjacency, mask = dense(graphs)
+    score = np.random.default_rng(seed).random(mask.shape)
+    block, degree = search(adjacency, mask, score)
+    for row, graph in enumerate(graphs):
+        assert sorted(block[row][mask[row]].tolist()) == list(range(len(graph))) and (block[row][~mask[row]] == -1).all()
+        before: set[int] = set()
+        for v in sorted(graph, key=lambda v: int(block[row, v])):
+            found = {u: len(before & set(graph[u])) for u in set(graph) - before}
+            most = [u for u in found if found[u] == max(found.values())]
+            assert min(most, key=lambda u: float(score[row, u])) == v and degree[row, v] == found[v]
+            before.add(v)
+    p = np.random.default_rng(seed).permutation(mask.shape[1])
+    moved = search(adjacency[:, p][:, :, p], mask[:, p], score[:, p])
+    assert np.array_equal(moved[0], block[:, p]) and np.array_equal(moved[1], degree[:, p])
+
+
+def test_a_search_fills_a_community_before_the_next() -> None:
+    adjacency, mask = dense([nx.barbell_graph(6, 1)])  # two sixes joined by one node
+    for seed in range(20):
+        block, _ = search(adjacency, mask, np.random.default_rng(seed).random(mask.shape))
+        first = block[0, :6] if block[0, 0] < block[0, 12] else block[0, 7:]
+        assert first.max() - first.min() <= 6 and first.max() <= 7
 
 
 @settings(deadline=None, max_examples=40)

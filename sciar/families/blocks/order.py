@@ -1,7 +1,8 @@
-"""The structural partial order of a graph: peel away the nodes that reach least, generate in the reverse order.
+"""In which order the nodes of a graph are generated.
 
-Nothing here depends on how the nodes are numbered. Source: PARD (Zhao et al. 2024, arXiv 2402.03687), section 3.2;
-the key of its text counts nodes within h hops ("shell"), that of its code counts walks ("walk").
+Structural partial order: peel away the nodes that reach least, generate in the reverse order. Source: PARD (Zhao et al.
+2024, arXiv 2402.03687), section 3.2; the key of its text counts nodes within h hops ("shell"), that of its code counts
+walks ("walk"). Or one by one as a search finds them. Nothing here depends on how the nodes are numbered.
 """
 
 from __future__ import annotations
@@ -53,6 +54,28 @@ def peel(
         alive &= ~least
         rounds += 1
     return np.where(mask, rank.max(1, keepdims=True, initial=-1) - rank, -1), degree
+
+
+def search(
+    adjacency: Bool[np.ndarray, "b n n"], mask: Bool[np.ndarray, "b n"], score: Float[np.ndarray, "b n"]
+) -> tuple[Int[np.ndarray, "b n"], Int[np.ndarray, "b n"]]:
+    """Block of each node (0 = first, -1 = no node) and its degree among those before it: always a node of most of them comes next.
+
+    So a community is filled before the next one is opened, and a triangulation grows at its rim. Source: maximum cardinality
+    search (Tarjan & Yannakakis, SIAM J. Comput. 13 (1984) 566).
+
+    Args:
+        adjacency, mask: see `peel`.
+        score: of nodes of equally many that of least score comes first; the order is random if the scores are.
+    """
+    rank, degree, found = np.full(mask.shape, -1), np.zeros(mask.shape, dtype=np.int64), np.zeros(mask.shape, dtype=np.int64)
+    for turn in range(int(mask.sum(1).max(initial=0))):
+        rows = np.nonzero((mask & (rank < 0)).any(1))[0]
+        most = np.where(mask & (rank < 0), found, -1)[rows]
+        next_ = np.where(most == most.max(1, keepdims=True), score[rows], np.inf).argmin(1)
+        rank[rows, next_], degree[rows, next_] = turn, found[rows, next_]
+        found[rows] += adjacency[rows, next_]
+    return rank, degree
 
 
 def canonical(colour: Int[np.ndarray, "b n"], orders: Int[np.ndarray, "b n n"], mask: Bool[np.ndarray, "b n"]) -> Int[np.ndarray, "b n"]:

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 
 from sciar.batch import TokenArrays, token_field
 from sciar.errors import InputError
-from sciar.families.blocks.order import KEYS, canonical, peel
+from sciar.families.blocks.order import KEYS, canonical, peel, search
 from sciar.family import Tokenizer as AbstractTokenizer
 from sciar.family import moments
 from sciar.metrics.molecule import VALENCES
@@ -31,6 +31,7 @@ from sciar.structure import NUMBERS, SYMBOLS, Structure
 VERSION = 1  # of the encoding; prepared tokens of another version are made again
 BATCH = 256  # graphs that are ordered together
 PLAIN = ("X",)
+SEARCH = "search"
 _NAME = re.compile(r"([A-Z][a-z]?)(?:H(\d*))?(?:([+-])(\d*))?")
 COMPUTED = ("qed", "logP", "sa")  # properties worked out here where a structure does not bring them
 
@@ -43,7 +44,7 @@ class TokenizerConfig:
         atoms: names of the node types, at most 255; with "H" among them hydrogens are atoms; ("X",) is for plain graphs.
         implied: hydrogens fill the valence instead of being named.
         hops: depth of the structural order (PARD's K); 0 = one block.
-        key: "shell" or "walk", see `order.peel`.
+        key: "shell" or "walk", see `order.peel`, or "search", see `order.search`: one by one, with `orders`.
         orders: for training on few graphs: each becomes so many records, in which the nodes come one by one, at random among
             those that the structural order would take together (`hops=1`: of least degree); 0 = one record in blocks.
         max_atoms, max_block, max_degree: most nodes of a graph and of a block, largest residual degree.
@@ -68,10 +69,12 @@ class TokenizerConfig:
             raise InputError(f"TokenizerConfig.atoms: expected different names such as C, N+, O- or NH+, got {' '.join(map(str, wrong))}")
         if self.implied and any(kind[2] or kind[0] == 1 for kind in map(node_type, self.atoms)):
             raise InputError("TokenizerConfig.atoms: expected names without H where hydrogens are implied; set implied: false")
-        if self.key not in KEYS or self.hops < 0:
-            raise InputError(f"TokenizerConfig: expected key {' or '.join(KEYS)} and hops ≥ 0, got {self.key!r}, {self.hops}")
+        if self.key not in (*KEYS, SEARCH) or self.hops < 0:
+            raise InputError(f"TokenizerConfig: expected key {', '.join(KEYS)} or {SEARCH} and hops ≥ 0, got {self.key!r}, {self.hops}")
         if self.orders < 0 or (self.orders and not self.hops):
             raise InputError(f"TokenizerConfig.orders: expected 0, or a number above it with hops ≥ 1, got {self.orders}, hops {self.hops}")
+        if self.key == SEARCH and not self.orders:
+            raise InputError("TokenizerConfig.key: expected orders above 0 with search, got 0; set tokenizer.orders")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,7 +188,10 @@ class Tokenizer(AbstractTokenizer):
         score = None
         if config.orders:  # random numbers by place, so that they too follow from the graph alone
             score = np.random.default_rng([turn, 7]).random(n)[canonical(kinds, orders, mask)]
-        block, degree = peel(orders > 0, mask, config.hops, config.key, score)
+        if config.key == SEARCH and score is not None:
+            block, degree = search(orders > 0, mask, score)
+        else:
+            block, degree = peel(orders > 0, mask, config.hops, config.key, score)
         degree = degree if config.hops else np.zeros_like(degree)  # no common degree: none is told
         place = canonical((block + 1) * 256 + kinds, orders, mask)
         order = np.lexsort((place, kinds, np.where(mask, block, n)), axis=1)
