@@ -68,13 +68,9 @@ def expectation(graph: Structure, given: bool = False) -> Expected:
     from rdkit import Chem
 
     symbols = tuple(SYMBOLS[z] for z in graph.numbers)
-    try:
-        mol = to_rdkit(graph.replace(positions=None))
-    except RejectedError as error:
-        return _nothing_expected(symbols, f"valence: {error.reason}")
-    except InputError as error:
-        return _nothing_expected(symbols, f"wrong graph: {error}")
-    faults = [] if given else [fault for fault in (disconnected(graph), unpaired_electrons(mol)) if fault]
+    mol, faults = sanitised(graph, given)
+    if mol is None:
+        return _nothing_expected(symbols, *faults)
     low, high = _bounds(mol)
     middle = (low + high) / 2
     pairs = _pairs(graph)
@@ -98,7 +94,7 @@ def expectation(graph: Structure, given: bool = False) -> Expected:
     doubles = doubles[(doubles[:, [0, 3]] != NONE).all(axis=1)]
     return Expected(
         mol=mol,
-        faults=tuple(faults),
+        faults=faults,
         symbols=symbols,
         bonds=pairs,
         lengths=np.stack([LENGTH[0] * middle[i, j], LENGTH[1] * middle[i, j]], axis=1),
@@ -115,6 +111,17 @@ def expectation(graph: Structure, given: bool = False) -> Expected:
         double_bonds=doubles,
         sides=tuple(_side(mol, row) for row in doubles.tolist()),
     )
+
+
+def sanitised(graph: Structure, given: bool = False) -> tuple[Chem.Mol | None, tuple[str, ...]]:
+    """The molecule without conformer, None if RDKit rejects it, and the faults of the graph itself; `given` as for `expectation`."""
+    try:
+        mol = to_rdkit(graph.replace(positions=None))
+    except RejectedError as error:
+        return None, (f"valence: {error.reason}",)
+    except InputError as error:
+        return None, (f"wrong graph: {error}",)
+    return mol, () if given else tuple(fault for fault in (disconnected(graph), unpaired_electrons(mol)) if fault)
 
 
 def _nothing_expected(symbols: tuple[str, ...], fault: str) -> Expected:

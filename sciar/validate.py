@@ -19,7 +19,7 @@ from sciar import packing, pxrd
 from sciar.bonds import perceive_bonds
 from sciar.convert import add_conformer, to_networkx, to_pymatgen, to_rdkit
 from sciar.errors import InputError
-from sciar.geometry import broken, equivalent_stereo, expectation, expected_of
+from sciar.geometry import broken, equivalent_stereo, expectation, expected_of, sanitised
 from sciar.lattice import space_group
 from sciar.oxidation import charge_balanced
 from sciar.prompt import Prompt
@@ -97,14 +97,14 @@ def _molecule(structure: Structure, prompt: Prompt) -> Verdict:
             structure = perceive_bonds(structure)
         except InputError as error:
             return Verdict(structure, None, (f"valence: no bonds found: {error}",))
-    expected = expectation(structure)
-    if expected.mol is None:
-        return Verdict(structure, None, expected.faults)
-    mol = expected.mol
+    expected = expectation(structure) if structure.positions is not None else None
+    mol, faults = (expected.mol, expected.faults) if expected else sanitised(structure)
+    if mol is None:
+        return Verdict(structure, None, faults)
     size = wrong_size(structure, prompt.n_atoms)
     composition, foreign = wrong_composition(structure, prompt.composition), foreign_elements(structure, prompt.elements)
-    reasons = [*expected.faults, composition, foreign, size, lacks_scaffold(mol, prompt.scaffold)]
-    if structure.positions is not None:
+    reasons = [*faults, composition, foreign, size, lacks_scaffold(mol, prompt.scaffold)]
+    if expected is not None and structure.positions is not None:
         mol = add_conformer(mol, structure.positions)
         if structure.tetrahedral is None and structure.double_bonds is None:
             _stereo_from_3d(mol)

@@ -44,6 +44,8 @@ def marginals(log_odds: Float[np.ndarray, "n"], m: int) -> Float[np.ndarray, "n"
     """Probability of each to be among the m."""
     n = len(log_odds)
     odds = _odds(log_odds)
+    if m == 1:
+        return np.asarray(odds / max(float(odds.sum()), 1e-300))
     before, after = _table(odds, m), _table(odds[::-1], m)[::-1]
     without = (before[:n, :m] * after[1:, :m][:, ::-1]).sum(1)
     return np.asarray(odds * without / max(float(before[n, m]), 1e-300))

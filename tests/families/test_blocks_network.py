@@ -215,7 +215,7 @@ def test_the_sampler_tells_an_open_block_what_training_told_it(molecules: list[S
         assert all(np.array_equal(getattr(found, name)[0].numpy(), value) for name, value in wanted.items()), b
         for row in np.flatnonzero(~graph.shown).tolist():
             others = np.arange(end) != mine[row]
-            assert np.array_equal(batch._limit(graph, row)[others], limits[n + mine[row], columns][others])
+            assert np.array_equal(batch._limit(graph, np.array([row]))[0][others], limits[n + mine[row], columns][others])
         graph.put(orders[mine, :end])
         graph.start = graph.n
     assert told
@@ -271,7 +271,7 @@ def test_excess_knows_the_bonds_drawn_since_the_network_looked(tokenizer: Tokeni
     drawn, connect = [], Growing.connect
 
     def spy(g: Growing, row: int, column: int, order: int) -> None:
-        limit, law = batch._limit(g, row), batch._law(g, row, np.zeros((g.size, g.n, 3)))
+        limit, law = batch._limit(g, np.array([row]))[0], batch._law(g, np.array([row]), np.zeros((g.size, g.n, 3)))[0]
         drawn.append((order <= limit[column], bool(((limit > 0) & (law.max(1) > -1e3)).any())))
         connect(g, row, column, order)
 
@@ -308,7 +308,7 @@ def test_rings_know_the_bonds_drawn_since_the_network_looked(tokenizer: Tokenize
 
     def spy(g: Growing, row: int, column: int, order: int) -> None:
         lengths = nx.single_source_shortest_path_length(nx.from_numpy_array(g.orders[: g.n, : g.n] > 0), g.start + row)
-        law = batch._law(g, row, np.zeros((g.size, g.n, 3)))
+        law = batch._law(g, np.array([row]), np.zeros((g.size, g.n, 3)))[0]
         closed.append((lengths.get(column, -1) + 1, bool((law.max(1) > -50).any())))
         connect(g, row, column, order)
 

@@ -95,10 +95,10 @@ class Joints:
 
     def joining(self, g: Growing, row: int, possible: np.ndarray) -> np.ndarray:
         """Which of the possible bonds (n o) of a row leave a graph that can become one piece."""
+        if not self.connected or not g.several or not possible.any():
+            return possible
         names, piece = np.unique(g.piece, return_inverse=True)
         (n, n_orders), k, me = possible.shape, len(names), g.start + row
-        if k == 1 or not self.connected or not possible.any():
-            return possible
         block, left = np.arange(n) >= g.start, np.where(g.shown, 0, g.left)
         free = self.capacity[g.kind[g.start : n]] - g.orders[g.start : n, :n].sum(1) - left
         count = lambda place, values: np.bincount(place, values, k).astype(np.int64)  # noqa: E731

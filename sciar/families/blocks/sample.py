@@ -303,8 +303,9 @@ class _Batch:
 
     def _reveal(self, g: Growing, logits: np.ndarray) -> None:
         """Draw the rows that are certain enough, at least one; see `Options.entropy`."""
-        laws = {int(i): self._law(g, int(i), logits) for i in np.flatnonzero(~g.shown)}
-        entropies = {i: _entropy(law, int(g.left[i])) for i, law in laws.items()}
+        rows = np.flatnonzero(~g.shown)
+        found = self._law(g, rows, logits)
+        laws, entropies = (dict(zip(rows.tolist(), each, strict=True)) for each in (found, _entropy(found, g.left[rows])))
         spent, left, first = 0.0, g.left.copy(), True
         while entropies and (first or spent <= self.options.entropy):
             least = min(entropies.values())
@@ -316,30 +317,32 @@ class _Batch:
                 continue  # a mate's draw has changed it: it waits for the next look
             self._draw_row(g, i, logits, entropy, law)
 
-    def _law(self, g: Growing, row: int, logits: np.ndarray) -> np.ndarray:
-        """Log-odds (n o) of the bonds of a row; NEVER where there can be none."""
-        me = g.start + row
-        limit = self._limit(g, row)
-        law = logits[row] + self.beyond[np.clip(limit + MOST_EXCESS, 0, len(self.beyond) - 1)]
-        law += self.closing[_ring(g.apart[me, : g.n])][:, None]
-        law[me] = subset.NEVER
-        law[g.orders[me, : g.n] > 0] = subset.NEVER
-        law[g.start : g.n][g.shown] = subset.NEVER
-        law[: g.start][g.room[: g.start] == 0] = subset.NEVER
-        law[: g.start, 1:][g.room[: g.start] > 0] = subset.NEVER  # a star of the scaffold is one single bond
-        if self.masked:
-            law[np.arange(1, law.shape[1] + 1) > limit[:, None]] = subset.NEVER
+    def _law(self, g: Growing, rows: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """Log-odds (r n o) of the bonds of some rows; NEVER where there can be none."""
+        n, me = g.n, g.start + rows
+        limit = self._limit(g, rows)
+        law = logits[rows] + self.beyond[np.minimum(np.maximum(limit + MOST_EXCESS, 0), len(self.beyond) - 1)]
+        law += self.closing[_ring(g.apart[me, :n])][..., None]
+        never = g.orders[me, :n] > 0
+        never[np.arange(len(rows)), me] = True
+        never[:, g.start :] |= g.shown
+        never[:, : g.start] |= g.room[: g.start] == 0
         if self.options.within == "forest":
-            law[g.apart[me, : g.n] < UNREACHED] = subset.NEVER
-        law[~self.joints.joining(g, row, law > subset.NEVER / 2)] = subset.NEVER
+            never |= g.apart[me, :n] < UNREACHED
+        law[never] = subset.NEVER
+        law[:, : g.start, 1:][:, g.room[: g.start] > 0] = subset.NEVER  # a star of the scaffold is one single bond
+        if self.masked:
+            law[np.arange(1, law.shape[-1] + 1) > limit[..., None]] = subset.NEVER
+        if self.connected and g.several:
+            for row, own in zip(rows.tolist(), law, strict=True):
+                own[~self.joints.joining(g, row, own > subset.NEVER / 2)] = subset.NEVER
         return law
 
-    def _limit(self, g: Growing, row: int) -> np.ndarray:
-        """See `task.limit_of`: of a row of the block and each node, as the graph is now."""
-        me = g.start + row
+    def _limit(self, g: Growing, rows: np.ndarray) -> np.ndarray:
+        """See `task.limit_of`: of some rows of the block and each node (r n), as the graph is now."""
         free = self.largest[g.kind[: g.n]] - g.orders[: g.n, : g.n].sum(1)
         free[g.start :] -= np.maximum(g.left - 1, 0)
-        return np.minimum(free, free[me])
+        return np.minimum(free, free[g.start + rows][:, None])
 
     def _draw_row(self, g: Growing, row: int, logits: np.ndarray, entropy: float, known: np.ndarray | None) -> None:
         """The bonds of a row: together, or one by one where the next depends on the last (the law is the same).
@@ -349,7 +352,7 @@ class _Batch:
         again = self.options.singly and entropy > self.options.entropy  # the network looks again after one bond
         crossing: list[int] = []  # columns found to break planarity, which costs too much to ask of all
         while not g.shown[row]:
-            law, known = self._law(g, row, logits) if known is None else known, None
+            law, known = self._law(g, np.array([row]), logits)[0] if known is None else known, None
             law[crossing] = subset.NEVER
             odds = _lse(law)
             m = min(int(g.left[row]), int((odds > subset.NEVER / 2).sum()))
@@ -446,16 +449,14 @@ def _lse(law: np.ndarray) -> np.ndarray:
     return np.asarray(top + np.log(np.exp(law - top[..., None]).sum(-1)))
 
 
-def _entropy(law: np.ndarray, m: int) -> float:
-    """Nats of a row: exact for one bond, else the sum over its pairs, which bounds it from above."""
+def _entropy(law: np.ndarray, m: np.ndarray) -> np.ndarray:
+    """Nats of some rows (r n o) with m open bonds: exact for one, else the sum over the pairs of the row, which bounds it from above."""
     odds = _lse(law)
-    possible = int((odds > subset.NEVER / 2).sum())
-    if not possible or m <= 0:
-        return 0.0
-    share = np.exp(law - odds[:, None])
-    orders = -(share * np.log(np.maximum(share, 1e-300))).sum(1)
-    present = np.clip(subset.marginals(odds, min(m, possible)), 0.0, 1.0)
-    which = -(present * np.log(np.maximum(present, 1e-300)))
-    if m > 1:
-        which = which - (1 - present) * np.log(np.maximum(1 - present, 1e-300))
-    return float((which + present * orders).sum())
+    possible = (odds > subset.NEVER / 2).sum(-1)
+    share = np.exp(law - odds[..., None])
+    orders = -(share * np.log(np.maximum(share, 1e-300))).sum(-1)
+    each = zip(odds, np.minimum(m, possible).tolist(), strict=True)
+    present = np.stack([subset.marginals(row, k) if k > 0 else np.zeros(len(row)) for row, k in each])
+    absent = np.where(m[:, None] > 1, np.maximum(1 - present, 1e-300), 1.0)
+    which = -present * np.log(np.maximum(present, 1e-300)) - absent * np.log(absent)
+    return np.asarray((which + present * orders).sum(-1))
