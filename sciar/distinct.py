@@ -10,6 +10,7 @@ import numpy as np
 
 from sciar import record as records
 from sciar.lattice import arrangement
+from sciar.metrics.graph import fingerprint
 from sciar.record import Record
 from sciar.structure import Structure
 
@@ -90,11 +91,7 @@ def _key(r: Record, task: str) -> Any:
         return r.row
     if (name := records.smiles(r)) is not None:
         return name
-    import networkx as nx
-
-    from sciar import convert
-
-    return nx.weisfeiler_lehman_graph_hash(convert.to_networkx(r.verdict.structure))
+    return fingerprint(r.verdict.structure.adjacency() > 0)
 
 
 def _sameness(task: str, rmsd: float) -> Callable[[Record, Record], bool]:

@@ -44,11 +44,9 @@ def identity(structure: Structure) -> str:
 
         return f"{formula(structure)} {space_group(structure)}"
     if not structure.numbers.all():
-        import networkx as nx
+        from sciar.metrics.graph import fingerprint
 
-        from sciar.convert import to_networkx
-
-        return str(nx.weisfeiler_lehman_graph_hash(to_networkx(structure)))
+        return fingerprint(structure.adjacency() > 0)
     from rdkit import Chem
 
     from sciar.convert import to_rdkit
