@@ -82,6 +82,7 @@ def run_protocol(
     reference, known = (metrics.described(whole(part), descriptors) for part in (test, train))
     floor = metrics.discrepancies(known, reference, kernel)
     summary = lambda d: {"ratio": metrics.ratio(d, floor)} if kernel == "tv" else {"average": float(np.mean(list(d.values())))}  # noqa: E731
+    mean = lambda parts: {key: float(np.mean([part[key] for part in parts])) for key in descriptors}  # noqa: E731
     rows: list[dict[str, Any]] = []
     for label, drawn in cases.items():
         graphs = [None if s is None else s.adjacency() > 0 for s in drawn.structures]
@@ -89,7 +90,7 @@ def run_protocol(
         low, high = metrics.interval(round(shares["vun"] * len(graphs)), len(graphs))
         runs = max(1, min(RUNS, len(graphs) // len(test)))
         parts = [metrics.discrepancies(metrics.described(whole(graphs[k::runs]), descriptors), reference, kernel) for k in range(runs)]
-        means = {key: float(np.mean([part[key] for part in parts])) for key in descriptors}
+        means = mean(parts)
         row = {"model": label, "draws": len(graphs), **shares, "vun_low": low, "vun_high": high, **means, **summary(means)}
         if drawn.seconds:
             row |= {"seconds_per_graph": drawn.seconds / len(graphs), "network_calls_per_sample": drawn.calls / len(graphs)}
@@ -103,7 +104,7 @@ def run_protocol(
         rng = np.random.default_rng(0)
         chosen = [rng.choice(len(train), size, replace=False) for _ in range(SUBSETS)]
         parts = [metrics.discrepancies({key: [known[key][i] for i in some] for key in known}, reference, kernel) for some in chosen]
-        means = {key: float(np.mean([part[key] for part in parts])) for key in descriptors}
+        means = mean(parts)
         rows.append({"model": f"training set, {size} at a time", "draws": size, **means, **summary(means)})
     raw = {key: value for key, value in first.items() if key not in ("model", "draws", "vun_low", "vun_high")}
     notes = [

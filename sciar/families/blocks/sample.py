@@ -333,9 +333,8 @@ class _Batch:
         law[:, : g.start, 1:][:, g.room[: g.start] > 0] = subset.NEVER  # a star of the scaffold is one single bond
         if self.masked:
             law[np.arange(1, law.shape[-1] + 1) > limit[..., None]] = subset.NEVER
-        if self.connected and g.several:
-            for row, own in zip(rows.tolist(), law, strict=True):
-                own[~self.joints.joining(g, row, own > subset.NEVER / 2)] = subset.NEVER
+        for row, own in zip(rows.tolist(), law, strict=True):
+            own[~self.joints.joining(g, row, own > subset.NEVER / 2)] = subset.NEVER
         return law
 
     def _limit(self, g: Growing, rows: np.ndarray) -> np.ndarray:
