@@ -71,6 +71,7 @@ def test_wavelength_of_a_comment_or_an_argument(tmp_path: Path) -> None:
         ("20 0\n30 0\n", "a pattern with peaks, got none"),
         ("20 1\n300 5\n", "from 0 to 180"),
         ("".join(f"{10 + 0.02 * k:.2f} 7\n" for k in range(3000)), "a pattern with peaks, got none"),
+        ("".join(f"{10 + k} 7\n" for k in range(70)), "a pattern with peaks, got none"),
     ],
 )
 def test_files_that_are_no_pattern(tmp_path: Path, text: str, sentence: str) -> None:
