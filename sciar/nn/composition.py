@@ -153,9 +153,13 @@ class Compositions(nn.Module):
         return nats.sum(1) + of_count.sum(1)
 
     def drawn(
-        self, spaces: list[Space], streams: list[np.random.Generator], wanted: Tensor | float, temperature: float = 1.0
+        self,
+        spaces: list[Space],
+        streams: list[np.random.Generator],
+        wanted: Tensor | float,
+        temperatures: tuple[float, float] = (1.0, 1.0),
     ) -> Int[Tensor, "b e"]:
-        """Atoms of each element of every space, each from its own stream at this temperature."""
+        """Atoms of each element of every space, each from its own stream, at the temperatures of elements and of counts."""
         device = self.to_element.weight.device
         counts = torch.zeros(len(spaces), self.n_elements, dtype=torch.long, device=device)
         asked: dict[tuple[Counts, ...], list[int]] = {}  # the draws of one formula share their candidates
@@ -167,7 +171,7 @@ class Compositions(nn.Module):
                 for narrow, draw in ((False, lambda *given: self._free(*given)[0]), (True, self._resampled)):
                     if some := [k for k in rows if spaces[k].narrow == narrow]:
                         told = wanted[some] if isinstance(wanted, Tensor) else wanted
-                        counts[some] = draw([spaces[k] for k in some], [streams[k] for k in some], told, temperature)
+                        counts[some] = draw([spaces[k] for k in some], [streams[k] for k in some], told, temperatures)
                 continue
             every = torch.tensor(candidates, device=device)
             each = told[:, None].expand(-1, len(every), -1).flatten(0, 1) if isinstance(told, Tensor) else told
@@ -176,7 +180,7 @@ class Compositions(nn.Module):
         return counts
 
     def _resampled(
-        self, spaces: list[Space], streams: list[np.random.Generator], wanted: Tensor | float, temperature: float
+        self, spaces: list[Space], streams: list[np.random.Generator], wanted: Tensor | float, temperatures: tuple[float, float]
     ) -> Int[Tensor, "b e"]:
         """One of several compositions within the limits, drawn by what the masks left of the law of each.
 
@@ -186,12 +190,12 @@ class Compositions(nn.Module):
         many = [space for space in spaces for _ in range(CANDIDATES)]
         own = [np.random.default_rng(seed) for stream in streams for seed in stream.integers(2**63, size=CANDIDATES)]
         each = wanted.repeat_interleave(CANDIDATES, 0) if isinstance(wanted, Tensor) else wanted
-        counts, left = self._free(many, own, each, temperature)
+        counts, left = self._free(many, own, each, temperatures)
         chosen = categorical.draw(left.view(-1, CANDIDATES).softmax(-1), uniforms(streams, left.device))
         return counts.view(len(spaces), CANDIDATES, -1)[torch.arange(len(spaces), device=left.device), chosen]
 
     def _free(
-        self, spaces: list[Space], streams: list[np.random.Generator], wanted: Tensor | float, temperature: float
+        self, spaces: list[Space], streams: list[np.random.Generator], wanted: Tensor | float, temperatures: tuple[float, float]
     ) -> tuple[Int[Tensor, "b e"], Float[Tensor, "b"]]:
         """Compositions drawn pair by pair, and ln of what was left of their law: what could not be finished within the limits is barred."""
         device = self.to_element.weight.device
@@ -206,7 +210,7 @@ class Compositions(nn.Module):
             logits, h = self.element_logits(total, last, wanted)
             size = counts.sum(1)
             barred = torch.cat([~allowed | (size >= most)[:, None], (size < fewest)[:, None]], 1)
-            logits = logits.double() / temperature
+            logits = logits.double() / temperatures[0]
             open_ = logits.masked_fill(barred, -torch.inf)
             left += torch.where(going, open_.logsumexp(-1) - logits.logsumexp(-1), 0.0)
             element = categorical.draw(open_.softmax(-1), uniforms(streams, device, going))
@@ -215,7 +219,7 @@ class Compositions(nn.Module):
             more = (allowed & (index > element[:, None])).any(1)
             least = torch.where(more, 1, (fewest - size).clamp(min=1))
             barred = (number < least[:, None]) | (number > (most - size)[:, None])
-            logits = self.count_logits(h, element).double() / temperature
+            logits = self.count_logits(h, element).double() / temperatures[1]
             open_ = logits.masked_fill(barred, -torch.inf)
             left += torch.where(going, open_.logsumexp(-1) - logits.logsumexp(-1), 0.0)
             count = categorical.draw(open_.softmax(-1).nan_to_num(), uniforms(streams, device, going)) * going

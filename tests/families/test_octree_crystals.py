@@ -168,6 +168,16 @@ def test_drawn_compositions_follow_the_law() -> None:
     assert np.abs(share - law).max() < 0.03 and torch.allclose(nats, found, atol=1e-4)
 
 
+def test_elements_and_counts_have_temperatures_of_their_own() -> None:
+    torch.manual_seed(0)
+    header = Header(16, 4, 3, 0)
+    space, streams = Space((), np.ones(4, dtype=bool), (1, 12), np.zeros(0)), lambda: [np.random.default_rng([0, k]) for k in range(200)]
+    with torch.no_grad():
+        cold, sure, warm = (header.drawn([space] * 200, streams(), 0.0, pair) for pair in ((1e-4, 1e-4), (1.0, 1e-4), (1.0, 1.0)))
+    systems = {tuple(row) for row in (sure > 0).tolist()}
+    assert len(cold.unique(dim=0)) == 1 and len(sure.unique(dim=0)) == len(systems) > 4 < len(warm.unique(dim=0)) > 2 * len(systems)
+
+
 def test_compositions_within_limits_follow_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given elements and a size: that of the network among those it allows, which masks alone miss by far."""
     torch.manual_seed(1)

@@ -360,16 +360,18 @@ def test_compositions_are_exact(small: orbits.Model) -> None:
             assert draw.tokens.group[0] == 225
 
 
-def test_composition_temperature_is_of_compositions_alone(small: orbits.Model) -> None:
-    def drawn(prompt: Prompt, temperature: float) -> list[tuple[list[int], ...]]:
-        options = {"composition_temperature": temperature, "score": "words", "precision": "32", "steps": 1}
+def test_temperatures_of_elements_and_of_counts_are_of_compositions_alone(small: orbits.Model) -> None:
+    def drawn(prompt: Prompt, elements: float, counts: float) -> list[tuple[list[int], ...]]:
+        options = {"composition_temperature": elements, "count_temperature": counts, "score": "words", "precision": "32", "steps": 1}
         draws = [d.tokens for d in small.sample([prompt] * 8, [(5, k) for k in range(8)], **options)]
         return [(t.elements.tolist(), t.counts.tolist(), t.group.tolist(), t.letters.tolist()) for t in draws]
 
     rutile = Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2)
-    assert drawn(rutile, 0.01) == drawn(rutile, 1.0)
-    cold, warm = ([row[:2] for row in drawn(Prompt(crystal=True), temperature)] for temperature in (0.001, 1.0))
+    assert drawn(rutile, 0.01, 0.01) == drawn(rutile, 1.0, 1.0)
+    anything = Prompt(crystal=True)
+    cold, sure, warm = ([row[:2] for row in drawn(anything, *pair)] for pair in ((0.001, 0.001), (1.0, 0.001), (1.0, 1.0)))
     assert all(row == cold[0] for row in cold) and len({str(row) for row in warm}) > 4
+    assert len({str(elements) for elements, _ in sure}) > 4 and all(a[1][:1] == b[1][:1] for a in sure for b in sure if a[0][0] == b[0][0])
 
 
 def test_compositions_within_limits_follow_the_law(monkeypatch: pytest.MonkeyPatch, small: orbits.Model) -> None:
@@ -378,7 +380,7 @@ def test_compositions_within_limits_follow_the_law(monkeypatch: pytest.MonkeyPat
     with torch.no_grad():
         model.to_element.weight *= 6
         model.to_count[-1].weight *= 2
-    options = Options(temperature=1.0, composition_temperature=1.0)
+    options = Options(temperature=1.0, composition_temperature=1.0, count_temperature=1.0)
     wish = wish_of(Prompt(crystal=True, n_atoms=(2, 4), elements=("Li", "O")), small.tokenizer.config, frozenset(range(1, 119)))
     every = [tuple((z, n) for z, n in ((3, li), (8, o)) if n) for li in range(5) for o in range(5) if 2 <= li + o <= 4]
     off = []

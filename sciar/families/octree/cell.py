@@ -83,11 +83,11 @@ class Header(Compositions):
         spaces: list[Space],
         streams: list[np.random.Generator],
         wanted: Tensor | float,
-        of_composition: float = 1.0,
+        of_composition: tuple[float, float] = (1.0, 1.0),
         of_lattice: float = 1.0,
     ) -> tuple[Int[Tensor, "b e"], Int[Tensor, "b 6"], Float[Tensor, "b"]]:
-        """Atoms of each element and lattice bins of every space, each from its own stream and at these temperatures, and their ln p without
-        constraints."""
+        """Atoms of each element and lattice bins of every space, each from its own stream and at these temperatures (of elements and of
+        counts; of the lattice), and their ln p without constraints."""
         device = self.to_element.weight.device
         counts = self.drawn(spaces, streams, wanted, of_composition)
         h = self.cell_state(counts, wanted)

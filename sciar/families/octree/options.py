@@ -30,7 +30,8 @@ class Options:
         steps: solver steps of the diffusion head, where the model has one.
         refine: evaluations of the joint refiner, where the model has one. refine_sigma: the error in Å it assumes at its start, of
             crystals `site_sigma`, and `strain` of the lattice numbers. churn: share of fresh noise in each of its steps.
-        composition_temperature, cell_temperature: of a crystal's composition and of its lattice numbers.
+        composition_temperature, count_temperature: of a crystal's elements, and of how many atoms each of them has; a charge balance is a
+            matter of counts, and sure counts keep it. cell_temperature: of its lattice numbers.
         closed_shell: an even number of electrons, by the likeliest exchange of one element in each round of `proofread`.
         proofread: most rounds of reading the elements again after it, see proofread.py; `score` then is of the last reading.
         together: events of one level that are drawn from one pass of the network, not seeing each other (layout "queries" only):
@@ -59,6 +60,7 @@ class Options:
     strain: float = 0.05
     churn: float = 0.3
     composition_temperature: float = 1.0
+    count_temperature: float = 0.5
     cell_temperature: float = 0.1
     proofread: int = 8
     closed_shell: bool = True
@@ -71,7 +73,7 @@ class Options:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        temperatures = [f"{part}_temperature" for part in ("tree", "element", "place", "composition", "cell")]
+        temperatures = [f"{part}_temperature" for part in ("tree", "element", "place", "composition", "count", "cell")]
         for name in (*temperatures, "site_sigma", "strain"):
             if not getattr(self, name) > 0:
                 raise InputError(f"sample: expected {name} above 0, got {getattr(self, name)}; leave it out")

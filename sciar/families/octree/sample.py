@@ -72,7 +72,9 @@ def cells_of(model: Model, prompts: Sequence[Prompt], keys: Sequence[tuple[int, 
             wanted = model.wanted(model.standardised(asked))
             if model.powder is not None:
                 wanted = wanted + model.powder.wanted(profiles)[1]
-            counts, bins, nats = model.header.draw(list(spaces), streams, wanted, options.composition_temperature, options.cell_temperature)
+            counts, bins, nats = model.header.draw(
+                list(spaces), streams, wanted, (options.composition_temperature, options.count_temperature), options.cell_temperature
+            )
             lattice = numbers_of(bins, counts.sum(1))
         columns = (x.double().cpu().numpy() for x in (lattice, nats))
         for i, profile, atoms, form, likely in zip(part, profiles, counts.cpu().numpy(), *columns, strict=True):

@@ -15,7 +15,8 @@ class Options:
     Args:
         temperature: of the words that say how a composition is arranged: number of formula units, space group, positions; 1 = the
             model's own law, which differs more from draw to draw and is right less often.
-        composition_temperature: of the elements and their counts, where they are not given.
+        composition_temperature: of the elements, where they are not given; below 1 favours what is common.
+        count_temperature: of how many atoms each of them has; a charge balance is a matter of counts, and sure counts keep it.
         memory: λ, the share of remembered crystals in the law of the words (see `memory.py`), where a formula is asked for and neither
             properties nor a powder profile, which they know nothing of, is read.
         near: numbers begin as those of remembered crystals of the same words, in the volume that is drawn, or in their own if no
@@ -30,7 +31,8 @@ class Options:
     """
 
     temperature: float = 0.7
-    composition_temperature: float = 0.7
+    composition_temperature: float = 1.0
+    count_temperature: float = 0.5
     memory: float = 0.65
     near: bool = True
     guidance: float = 1.0
@@ -44,9 +46,10 @@ class Options:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        if not (min(self.temperature, self.composition_temperature) > 0 and self.lattice_temperature >= 0):
+        if not (min(self.temperature, self.composition_temperature, self.count_temperature) > 0 and self.lattice_temperature >= 0):
             raise InputError(
-                "sample: expected temperature and composition_temperature > 0, lattice_temperature ≥ 0; use 1 for the model's own law"
+                "sample: expected temperature, composition_temperature and count_temperature > 0, lattice_temperature ≥ 0; use 1 for the "
+                "model's own law"
             )
         if self.steps < 1 or self.lattice_steps < 1 or not min(self.sigma, self.strain) > 0 or not 0 <= self.churn <= 1:
             raise InputError("sample: expected steps ≥ 1, sigma and strain > 0, churn from 0 to 1; correct them")

@@ -63,7 +63,7 @@ class Sentence:
     lacking: list[int] = field(default_factory=list)  # atoms that each element still lacks
     taken: int = 0
     score: float = 0.0
-    weight: float = 0.0  # ln of what masks left of the law of the composition, at the temperature of the draw
+    weight: float = 0.0  # ln of what masks left of the law of the composition, at the temperatures of the draw
     summary: Tensor | None = None
     recalled: list[tuple[float, Recalled]] = field(default_factory=list)  # remembered crystals of these words so far, and ln p with them
     own: float = 0.0  # ln p with the network's law, of the words so far
@@ -276,7 +276,7 @@ class Writer:
         if total < most and len(row.pairs) < config.max_elements and self._counts_that_fit(row).any():
             allowed[[z for z in row.wish.elements if z > last]] = True
         allowed[0] = bool(row.pairs) and (total >= few or not allowed.any())
-        return self._drawn(row, logits, allowed)
+        return self._drawn(row, logits, allowed, self.options.composition_temperature)
 
     def _count(self, row: Sentence, z: int, logits: np.ndarray) -> int:
         if row.given is not None:
@@ -287,7 +287,7 @@ class Writer:
         allowed = self._counts_that_fit(row)
         if not more and allowed[few - total :].any():
             allowed[: max(1, few - total)] = False
-        return self._drawn(row, logits, allowed)
+        return self._drawn(row, logits, allowed, self.options.count_temperature)
 
     def _counts_that_fit(self, row: Sentence) -> np.ndarray:
         """How many atoms one more element may have: within the wanted size, and on orbits of a wanted group."""
@@ -333,9 +333,9 @@ class Writer:
         row.taken |= 0 if positions[letter].free else 1 << letter
         return owner, letter
 
-    def _drawn(self, row: Sentence, logits: np.ndarray, allowed: np.ndarray) -> int:
+    def _drawn(self, row: Sentence, logits: np.ndarray, allowed: np.ndarray, temperature: float) -> int:
         """Of a composition."""
-        left, temperature = np.where(allowed, logits, -np.inf), self.options.composition_temperature
+        left = np.where(allowed, logits, -np.inf)
         choice, nats = _draw(left, row.rng, temperature)
         row.score += nats
         row.weight += _left(left, logits, temperature)

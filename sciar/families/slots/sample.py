@@ -78,7 +78,7 @@ class _Batch:
         self.model, self.options, self.device = model, options, group.device
         asked = torch.tensor(np.stack([space.properties for space in spaces]), dtype=torch.float32, device=self.device)
         wanted = model.wanted(asked)
-        counts = model.compositions.drawn(spaces, streams, wanted, options.composition_temperature)
+        counts = model.compositions.drawn(spaces, streams, wanted, (options.composition_temperature, options.count_temperature))
         elements = [_elements(row) for row in counts.cpu().numpy()]
         most = max(len(row) for row in elements)
         self.elements = torch.tensor([row + [0] * (most - len(row)) for row in elements], device=self.device)
