@@ -28,7 +28,10 @@ def given_or_file(name: str, given: Sequence[str], options: dict[str, Any], file
 
 
 def lines_of(path: Path, name: str) -> list[str]:
-    """The first word of each line, so that a "SMILES name" file works, or column `name` of a table (.csv, .tsv)."""
+    """The first word of each line, so that a "SMILES name" file works, or column `name` of a table (.csv, .tsv).
+
+    An empty line is an empty entry, also in a table of one column.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -36,12 +39,13 @@ def lines_of(path: Path, name: str) -> list[str]:
         raise InputError(f"{path}: expected a text file with one entry per line, got {reason}; check the path") from None
     if path.suffix.lower() not in (".csv", ".tsv"):
         return [(line.split() or [""])[0] for line in text.splitlines()]
-    table = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-    columns = [column for column in table.fieldnames or () if column.strip().lower() == name]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    header = next(rows, [])
+    columns = [k for k, column in enumerate(header) if column.strip().lower() == name]
     if len(columns) != 1:
-        found = ", ".join(table.fieldnames or ()) or "no line"
+        found = ", ".join(header) or "no line"
         raise InputError(f"{path}: expected a table with one column {name}, got {found}; name the column, or give one entry per line")
-    return [(row[columns[0]] or "").strip() for row in table]
+    return ["".join(row[columns[0] : columns[0] + 1]).strip() for row in rows if row or len(header) == 1]
 
 
 def options_of(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

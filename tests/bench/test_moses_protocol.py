@@ -11,13 +11,21 @@ from sciar.metrics.fcd import Activations
 TEST = ["CCOc1ccccc1", "CC(=O)Nc1ccc(O)cc1", "c1ccc2[nH]ccc2c1", "CCN(CC)C(=O)c1ccccc1"]
 
 
-def test_a_strangers_file_and_a_list_give_the_same_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "samples.smi"
-    path.write_text("CCOc1ccccc1 first\n\nC1CC\nCCN\n")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("samples.smi", "CCOc1ccccc1 first\n\nC1CC\nCCN\n"),
+        ("samples.csv", "SMILES\nCCOc1ccccc1\n\nC1CC\nCCN\n"),  # as MOSES writes them
+        ("samples.tsv", "name\tSMILES\n1\tCCOc1ccccc1\n2\n3\tC1CC\n\n4\tCCN\tmore\n"),
+    ],
+)
+def test_a_strangers_file_and_a_list_give_the_same_numbers(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
     own = {"references": {"Test": TEST, "TestSF": TEST[2:]}, "train": TEST[:1]}
     result, same = bench.run("moses", samples=path, **own), bench.run("moses", samples=["CCOc1ccccc1", None, "C1CC", "CCN"], **own)
     assert result.raw == pytest.approx(same.raw, nan_ok=True) and result.n_drawn == 4
-    assert any("samples.smi: 1 records cannot be used" in note and "2: C1CC" in note for note in result.notes)
+    assert any(f"{name}: 1 records cannot be used" in note and "2: C1CC" in note for note in result.notes)
     assert result.raw["valid"] == 0.5 and result.raw["novel"] == 0.5
     assert 0 < result.raw["SNN/Test"] < 1 and result.published
     assert ("FCD/TestSF" in result.raw) == ("FCD/Test" in result.raw)
