@@ -303,10 +303,10 @@ def _read_edges(path: Path) -> Iterator[Row]:
 
 
 def _attempt(make: Callable[..., Structure], *arguments: object) -> Structure | str:
-    """A structure, or why there is none. Readers of foreign files may raise anything of these four kinds."""
+    """A structure, or why there is none. Of a broken file the readers of other packages may raise anything."""
     try:
         return make(*arguments)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except Exception as error:
         return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -112,8 +113,11 @@ def space_group(value: int | str) -> int:
     if text in table:
         return table[text]
     lower = {symbol.lower(): symbol for symbol in table}
-    near = difflib.get_close_matches(text.lower(), lower, n=1, cutoff=0.5)
-    hint = f"did you mean {lower[near[0]]!r}?" if near else "write for example 225 or 'Fm-3m'"
+    near = difflib.get_close_matches(text.lower(), lower, n=9, cutoff=0.5)
+    alike = [difflib.SequenceMatcher(None, symbol, text.lower()).ratio() for symbol in near]
+    nearest = [symbol for symbol, ratio in zip(near, alike, strict=True) if ratio == alike[0]]
+    nearest.sort(key=lambda symbol: -len(os.path.commonprefix([symbol, text.lower()])))  # more is mistyped at the end than at the beginning
+    hint = f"did you mean {lower[nearest[0]]!r}?" if nearest else "write for example 225 or 'Fm-3m'"
     raise InputError(f"spacegroup: expected a number from 1 to 230 or a Hermann–Mauguin symbol, got {value!r}; {hint}")
 
 

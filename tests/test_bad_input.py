@@ -100,6 +100,7 @@ CONTRADICTIONS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "pxrd negative": ((), {"pxrd": [[20.0, 5.0], [30.0, -1.0]]}, "intensities of at least 0, got -1 at 30°"),
     "pxrd without peaks": ((), {"pxrd": [[20.0, 0.0], [30.0, 0.0]]}, "a pattern with peaks, got none"),
     "spacegroup symbol": ((), {"spacegroup": "Fm-3n"}, "did you mean"),
+    "spacegroup end": ((), {"spacegroup": "P4_2/mnn"}, "did you mean 'P42/mnm'"),
     "spacegroup nonsense": ((), {"spacegroup": "???"}, "write for example 225 or 'Fm-3m'"),
     "formula units alone": (("crystal",), {"n_formula_units": 2}, "expected formula= with it"),
     "formula units": ((), {"formula": "TiO2", "n_formula_units": 0}, "n_formula_units: expected a whole number of at least 1, got 0"),

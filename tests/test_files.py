@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import networkx as nx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from molecules import DRUGS, conformer, rock_salt
 
 from sciar.convert import from_networkx, from_smiles, to_networkx, to_smiles
@@ -89,6 +92,29 @@ def test_bad_sdf_and_xyz_records(tmp_path: Path, capfd: pytest.CaptureFixture[st
     reasons = [s for _, s in iter_read(tmp_path / "b.xyz")][1:]
     assert all(isinstance(r, str) and "atom" in r for r in reasons) and len(reasons) == 2
     assert capfd.readouterr() == ("", "")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    suffix=st.sampled_from([".cif", ".vasp", ".extxyz"]),
+    cut=st.tuples(st.floats(0, 1), st.floats(0, 0.2)),
+    put=st.sampled_from(["", "?", "-1", "\n", "'"]),
+)
+def test_a_broken_file_of_crystals_is_reported_and_no_more(suffix: str, cut: tuple[float, float], put: str) -> None:
+    """Whatever piece is missing or replaced: each record is a crystal or a reason."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{suffix}"
+        write(path, [rock_salt()])
+        text = path.read_text()
+        first, length = (int(part * len(text)) for part in cut)
+        path.write_text(text[:first] + put + text[first + length :])
+        assert all(isinstance(record, Structure) or (isinstance(record, str) and record) for _, record in iter_read(path))
+
+
+def test_a_loop_without_rows_in_a_cif(tmp_path: Path) -> None:
+    (tmp_path / "a.cif").write_text("data_x\n_cell_length_a 4\nloop_\n_atom_site_label\n")
+    with pytest.raises(InputError, match="expected a crystal, got text that pymatgen cannot read"):
+        read(tmp_path / "a.cif")
 
 
 def test_a_cut_xyz_is_reported(tmp_path: Path) -> None:
