@@ -112,12 +112,14 @@ def space_group(value: int | str) -> int:
     text = _compact(value) if isinstance(value, str) else ""
     if text in table:
         return table[text]
-    lower = {symbol.lower(): symbol for symbol in table}
-    near = difflib.get_close_matches(text.lower(), lower, n=9, cutoff=0.5)
-    alike = [difflib.SequenceMatcher(None, symbol, text.lower()).ratio() for symbol in near]
-    nearest = [symbol for symbol, ratio in zip(near, alike, strict=True) if ratio == alike[0]]
-    nearest.sort(key=lambda symbol: -len(os.path.commonprefix([symbol, text.lower()])))  # more is mistyped at the end than at the beginning
-    hint = f"did you mean {lower[nearest[0]]!r}?" if nearest else "write for example 225 or 'Fm-3m'"
+    lower, wanted = {symbol.lower(): symbol for symbol in table}, text.lower()
+
+    def likeness(symbol: str) -> tuple[float, int]:
+        """Of equally near ones, more is mistyped at the end than at the beginning."""
+        return difflib.SequenceMatcher(None, symbol, wanted).ratio(), len(os.path.commonprefix([symbol, wanted]))
+
+    near = max(difflib.get_close_matches(wanted, lower, n=9, cutoff=0.5), key=likeness, default="")
+    hint = f"did you mean {lower[near]!r}?" if near else "write for example 225 or 'Fm-3m'"
     raise InputError(f"spacegroup: expected a number from 1 to 230 or a Hermann–Mauguin symbol, got {value!r}; {hint}")
 
 
