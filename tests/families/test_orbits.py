@@ -369,9 +369,12 @@ def test_temperatures_of_elements_and_of_counts_are_of_compositions_alone(small:
     rutile = Prompt(crystal=True, composition={"Ti": 1, "O": 2}, formula_units=2)
     assert drawn(rutile, 0.01, 0.01) == drawn(rutile, 1.0, 1.0)
     anything = Prompt(crystal=True)
-    cold, sure, warm = ([row[:2] for row in drawn(anything, *pair)] for pair in ((0.001, 0.001), (1.0, 0.001), (1.0, 1.0)))
+    pairs = ((0.001, 0.001), (1.0, 0.001), (0.001, 1.0), (1.0, 1.0))
+    cold, sure, loose, warm = ([row[:2] for row in drawn(anything, *pair)] for pair in pairs)
     assert all(row == cold[0] for row in cold) and len({str(row) for row in warm}) > 4
-    assert len({str(elements) for elements, _ in sure}) > 4 and all(a[1][:1] == b[1][:1] for a in sure for b in sure if a[0][0] == b[0][0])
+    assert [elements[0] for elements, _ in sure] == [elements[0] for elements, _ in warm]  # the same numbers draw them
+    assert [counts[0] for _, counts in sure] != [counts[0] for _, counts in warm]
+    assert len({elements[0] for elements, _ in loose}) == 1 < len({counts[0] for _, counts in loose})
 
 
 def test_compositions_within_limits_follow_the_law(monkeypatch: pytest.MonkeyPatch, small: orbits.Model) -> None:
